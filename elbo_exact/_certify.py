@@ -1,0 +1,112 @@
+"""Correctly rounded values through ball arithmetic (python-flint), with proof.
+
+Ziv's loop (1991, ACM Trans. Math. Softw. 17:410): evaluate the definitions at 128 bits, double the precision until both ends of the
+ball round to the same double. Equal distributions are recognised exactly first, because their gap of 0 would never end the loop.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.kernels.reduce import OK, OVERFLOW, ZERO_EVIDENCE
+
+__all__ = ["certified_rows"]
+
+FIRST_BITS, LAST_BITS = 128, 2**20
+
+
+def certified_rows(
+    a: FloatArray, b: FloatArray, status: FloatArray, values: dict[str, FloatArray], errors: dict[str, FloatArray]
+) -> None:
+    """Replace values and bounds of every row in place; infinities and NaN keep what the corner table says."""
+    try:
+        import flint
+    except ImportError:
+        raise ImportError('certify="arb" needs python-flint; install it with: pip install "elbo_exact[certify]"') from None
+    for i, code in enumerate(status):
+        if code in (OK, OVERFLOW, ZERO_EVIDENCE):
+            rounded = _certified_row(flint, a[i if len(a) > 1 else 0], b[i if len(b) > 1 else 0])
+            for name, value in rounded.items():
+                values[name][i] = value
+                errors[name][i] = 0.5 * np.spacing(abs(value)) if np.isfinite(value) else (np.inf if value != value else 0.0)
+                if value == 0.0 and name != "log_evidence":
+                    errors[name][i] = 2.0**-1075 if not _is_exact_zero(name, a, b, i) else 0.0
+
+
+def _is_exact_zero(name: str, a: FloatArray, b: FloatArray, i: int) -> bool:
+    return name in ("gap", "forward_kl") and _proportional(a[i if len(a) > 1 else 0], b[i if len(b) > 1 else 0])
+
+
+def _proportional(a: FloatArray, b: FloatArray) -> bool:
+    """Whether a - b is one constant on a common support, in exact arithmetic: then p = q."""
+    support = a > -np.inf
+    if not (support == (b > -np.inf)).all():
+        return False
+    differences = {Fraction(x) - Fraction(y) for x, y in zip(a[support].tolist(), b[support].tolist(), strict=True)}
+    return len(differences) == 1
+
+
+def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, float]:
+    """Correctly rounded quantities of one row."""
+    pending = ["log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy", "log_q_normalizer"]
+    done: dict[str, float] = {}
+    bits = FIRST_BITS
+    while pending and bits <= LAST_BITS:
+        with flint.ctx.workprec(bits):
+            balls = _balls(flint, a, b)
+            for name in list(pending):
+                value = _rounded(balls[name])
+                if value is not None:
+                    done[name] = value
+                    pending.remove(name)
+        bits *= 2
+    if pending:
+        raise ArithmeticError(f"certify: {', '.join(pending)} not decided with {LAST_BITS} bits; the value is too near a midpoint.")
+    return done
+
+
+def _rounded(ball: Any) -> float | None:
+    """The double that every point of the ball rounds to, or None."""
+    if isinstance(ball, float):
+        return ball
+    if not ball.is_finite():
+        return None
+    lower, upper = float(ball.lower()), float(ball.upper())
+    return lower if lower == upper and ball.rad() < abs(ball.mid()) * 2.0**-60 or ball == 0 else None
+
+
+def _balls(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, Any]:
+    """The definitions, literally, as balls; floats for what the corner table decides."""
+    arb = flint.arb
+    charged, missed = bool(((a == -np.inf) & (b > -np.inf)).any()), bool(((b == -np.inf) & (a > -np.inf)).any())
+    q, w, log_w = _weights(arb, b)
+    entropy = log_w - sum((weight * x for weight, x in q.values()), arb(0)) / w if len(q) > 1 else arb(0)
+    result: dict[str, Any] = {"log_q_normalizer": log_w, "entropy": entropy if len(q) > 1 else 0.0}
+    if not (a > -np.inf).any():
+        return result | {"log_evidence": -np.inf, "elbo": -np.inf} | dict.fromkeys(("gap", "forward_kl", "eubo"), np.nan)
+    p, total, log_a = _weights(arb, a)
+    constant = log_a - log_w
+    same = _proportional(a, b)
+    if charged:
+        gap: Any = np.inf
+    else:
+        gap = 0.0 if same else sum((weight * (x - p[z][1]) for z, (weight, x) in q.items()), arb(0)) / w + constant
+    if missed:
+        forward: Any = np.inf
+    else:
+        forward = 0.0 if same else sum((weight * (x - q[z][1]) for z, (weight, x) in p.items()), arb(0)) / total - constant
+    elbo = -np.inf if charged else (log_a if same else log_a - gap)
+    eubo = np.inf if missed else (log_a if same else log_a + forward)
+    return result | {"log_evidence": log_a, "gap": gap, "forward_kl": forward, "elbo": elbo, "eubo": eubo}
+
+
+def _weights(arb: Any, table: FloatArray) -> tuple[dict[int, tuple[Any, Any]], Any, Any]:
+    """({state: (exp(x - top), x)}, sum of the weights, log of the sum of exp(x))."""
+    top = arb(float(table.max()))
+    weights = {z: ((arb(float(x)) - top).exp(), arb(float(x))) for z, x in enumerate(table) if x > -np.inf}
+    total = sum((weight for weight, _ in weights.values()), arb(0))
+    return weights, total, top + total.log()

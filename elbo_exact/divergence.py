@@ -1,0 +1,575 @@
+"""Divergences between a target table and q, each exact up to a few roundings, never negative, in nats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
+from elbo_exact._validate import FloatArray, broadcast_rows, log_table, real_array
+from elbo_exact.kernels.pivoted import (
+    CHI2,
+    HELLINGER,
+    JENSEN_SHANNON,
+    RENYI,
+    TOTAL_VARIATION,
+    cross_entropy_rows,
+    divergence_rows,
+)
+from elbo_exact.kernels.reduce import OK, OVERFLOW
+from elbo_exact.kernels.rows import OUT_ENTROPY, OUT_FORWARD, OUT_GAP, OUT_STATUS
+
+__all__ = [
+    "chi2_divergence",
+    "cross_entropy",
+    "entropy",
+    "forward_kl",
+    "gap",
+    "hellinger",
+    "jeffreys",
+    "jensen_shannon",
+    "renyi_divergence",
+    "reverse_kl",
+    "total_variation",
+]
+
+
+def gap(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """KL(q || posterior) = log p(x) - ELBO, to full relative precision, never negative.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast. log_joint need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        0 only where it is below its bound of a few subnormals; +inf where q has mass on an impossible state; NaN where p(x) = 0.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    A sum of non-negative terms around a pivot, not a difference of large numbers; see the page on numerics. O(S), one pass over
+    memory. Kullback & Leibler (1951), Ann. Math. Stat. 22:79.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.gap(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@gap@@
+    """
+    results, batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor, "log_joint")
+    return shaped(results[:, OUT_GAP], batch)
+
+
+def reverse_kl(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """KL(q || p): the divergence that the ELBO minimises; the same engine as `gap`.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where q has mass and p has none.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Kullback & Leibler (1951), Ann. Math. Stat. 22:79.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.reverse_kl(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@reverse_kl@@
+    """
+    results, batch = pair_results(log_p, log_q, False, unnormalized, nan_policy, executor, "log_p")
+    return shaped(results[:, OUT_GAP], batch)
+
+
+def forward_kl(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """KL(p || q): the mass-covering direction.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where p has mass and q has none.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Kullback & Leibler (1951), Ann. Math. Stat. 22:79.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.forward_kl(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@forward_kl@@
+    """
+    results, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
+    return shaped(results[:, OUT_FORWARD], batch)
+
+
+def jeffreys(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """KL(q || p) + KL(p || q).
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where either direction is.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Jeffreys (1946), Proc. R. Soc. A 186:453.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.jeffreys(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@jeffreys@@
+    """
+    results, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
+    return shaped(results[:, OUT_GAP] + results[:, OUT_FORWARD], batch)
+
+
+def cross_entropy(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """-E_q[log p] of the table as given, so that elbo = entropy - cross_entropy(log_joint, log_q).
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where q has mass and p has none.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S).
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.cross_entropy(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@cross_entropy@@
+    """
+    results, batch = pivoted_results(cross_entropy_rows, log_p, log_q, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def entropy(
+    log_q: npt.ArrayLike, *, unnormalized: bool = False, nan_policy: str = "raise", executor: Any = None
+) -> Any:
+    """Entropy H(q) = -E_q[log q], in nats.
+
+    Parameters
+    ----------
+    log_q : array_like, shape (..., S)
+        log q.
+    unnormalized, nan_policy, executor
+        As in `gap`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+
+    Raises
+    ------
+    LogTableError
+        NaN, +inf, no support, or not normalised.
+
+    Notes
+    -----
+    O(S). Shannon (1948), Bell Syst. Tech. J. 27:379.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.entropy(np.log([0.5, 0.5]))
+    @@entropy@@
+    """
+    results, batch = pair_results(log_q, log_q, True, unnormalized, nan_policy, executor, "log_q")
+    return shaped(results[:, OUT_ENTROPY], batch)
+
+
+def chi2_divergence(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """chi-square of p from q: E_q[(p/q)**2] - 1, the relative variance of importance weights.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where p has mass and q has none.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Pearson (1900), Phil. Mag. 50:157.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.chi2_divergence(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@chi2_divergence@@
+    """
+    results, batch = f_divergence(log_p, log_q, CHI2, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def total_variation(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Half the L1 distance, sum |p - q| / 2, between 0 and 1.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S).
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.total_variation(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@total_variation@@
+    """
+    results, batch = f_divergence(log_p, log_q, TOTAL_VARIATION, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def hellinger(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Hellinger distance sqrt(1 - sum sqrt(p q)), between 0 and 1.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Hellinger (1909), J. reine angew. Math. 136:210.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.hellinger(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@hellinger@@
+    """
+    results, batch = f_divergence(log_p, log_q, HELLINGER, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def jensen_shannon(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Jensen-Shannon divergence KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2, between 0 and log 2.
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+
+    Notes
+    -----
+    O(S). Lin (1991), IEEE Trans. Inf. Theory 37:145.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.jensen_shannon(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    @@jensen_shannon@@
+    """
+    results, batch = f_divergence(log_p, log_q, JENSEN_SHANNON, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def renyi_divergence(
+    log_p: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    alpha: float,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Renyi divergence D_alpha(q || p) = log(sum q**alpha p**(1 - alpha)) / (alpha - 1).
+
+    Parameters
+    ----------
+    log_p, log_q : array_like, shape (..., S)
+        log p and log q; leading axes broadcast. log_p need not be normalised.
+    alpha : float
+        The order: any real number or +inf.
+    unnormalized : bool
+        Accept logits: q = exp(log_q) / sum exp(log_q).
+    nan_policy : {"raise", "propagate"}
+        What a NaN does: raise, or make its row NaN.
+    executor : concurrent.futures.Executor, optional
+        Where the work runs; by default threads.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        D_1 is the reverse KL, D_inf is log max q/p, D_0 is -log p(q > 0); negative orders by skew symmetry are <= 0.
+
+    Raises
+    ------
+    LogTableError
+        Shapes, NaN, +inf, q without support or not normalised.
+    ValueError
+        alpha is NaN, -inf or not one number.
+
+    Notes
+    -----
+    O(S). Orders below 1/2 use alpha D_(1-alpha)(p || q) / (1 - alpha). van Erven & Harremoes (2014), IEEE Trans. Inf. Theory
+    60:3797.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> ee.renyi_divergence(np.log([0.3, 0.1]), np.log([0.5, 0.5]), alpha=0.5)
+    @@renyi_divergence@@
+    """
+    results, batch = renyi_results(log_p, log_q, alpha, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
+
+
+def f_divergence(
+    log_p: npt.ArrayLike, log_q: npt.ArrayLike, kind: int, unnormalized: bool, nan_policy: str, executor: Any
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """(value, bound) of a divergence without a parameter."""
+    return pivoted_results(divergence_rows, log_p, log_q, unnormalized, nan_policy, executor, (kind, 0.0))
+
+
+def renyi_results(
+    log_p: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, unnormalized: bool, nan_policy: str, executor: Any
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """(value, bound) of D_alpha(q || p): the KL at 1, the Renyi kernel from 1/2 up, skew symmetry below."""
+    order = real_array(alpha, "alpha")
+    if order.ndim or not order > -np.inf:
+        raise ValueError(f"alpha must be one real number or +inf; got {alpha!r}.")
+    alpha = float(order)
+    if alpha == 1.0:
+        results, batch = pair_results(log_p, log_q, False, unnormalized, nan_policy, executor, "log_p")
+        return results[:, OUT_GAP : OUT_GAP + 2], batch
+    if alpha >= 0.5:
+        return pivoted_results(divergence_rows, log_p, log_q, unnormalized, nan_policy, executor, (RENYI, alpha))
+    return _skewed_renyi(log_p, log_q, alpha, unnormalized, nan_policy, executor)
+
+
+def _skewed_renyi(
+    log_p: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, unnormalized: bool, nan_policy: str, executor: Any
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """alpha/(1 - alpha) D_(1-alpha)(p || q), whose terms do not cancel; at 0 its limit -log p(q > 0)."""
+    checked, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
+    possible = np.isin(checked[:, OUT_STATUS], (OK, OVERFLOW))
+    results = np.full((len(checked), 2), (np.nan, np.inf))
+    p, q = (broadcast_rows(log_table(t, name), batch) for t, name in ((log_p, "log_p"), (log_q, "log_q")))
+    p, q = (np.broadcast_to(table, (len(checked), table.shape[1]))[possible] for table in (p, q))
+    if alpha == 0.0:
+        results[possible] = _lost_mass(p, np.where(q > -np.inf, p, -np.inf), executor)
+        return results, batch
+    swapped, _ = pivoted_results(divergence_rows, q, p, True, nan_policy, executor, (RENYI, 1.0 - alpha))
+    factor = alpha / (1.0 - alpha)
+    results[possible, 0] = factor * swapped[:, 0]
+    results[possible, 1] = np.abs(factor) * swapped[:, 1] + 2.0**-51 * np.abs(factor * swapped[:, 0])
+    return results, batch
+
+
+def _lost_mass(log_p: FloatArray, on_support: FloatArray, executor: Any) -> FloatArray:
+    """-log p(q > 0) as a difference of log evidences: exactly 0 where nothing is lost, absolute accuracy elsewhere."""
+    (whole, _), (part, _) = (evidence_results(table, "raise", executor) for table in (log_p, on_support))
+    value = np.maximum(0.0, whole[:, 0] - part[:, 0])
+    bound = np.where(value == np.inf, 0.0, 1.01 * (whole[:, 1] + part[:, 1] + 2.0**-53 * value))
+    return np.stack([value, np.where(whole[:, 0] == part[:, 0], whole[:, 1] + part[:, 1], bound)], axis=1)

@@ -1,0 +1,329 @@
+"""Whole rows of the gap engine: the records of a row's chunks merged, and the results of a row from its record.
+
+The merge is the chain rule, with the chunks as states of their own. With Q_c, P_c the masses of chunk c under q and p,
+
+    KL(q||p) = sum_c Q_c KL(q_c||p_c) + KL(Q||P)          H(q) = sum_c Q_c H(q_c) + H(Q)
+    ELBO     = sum_c Q_c (ELBO_c - log Q_c)
+
+Every term is non-negative again, KL(Q||P) goes through the same guarded terms, and chunk c's log ratio to the row,
+log P_c/Q_c, is known as accurately as its pivot. A row needs one pass over memory, threads share a row by ranges of chunks,
+and the merge runs in chunk order, so the bits do not depend on who computed which record.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from elbo_exact.kernels._jit import BOOL, INT, OUT2, ROW, TABLE, kernel, void
+from elbo_exact.kernels.gap import (
+    CHARGED,
+    DIRECT,
+    DIRECT_BOUND,
+    ENTROPY,
+    ENTROPY_BOUND,
+    FORWARD,
+    FORWARD_BOUND,
+    GAP,
+    GAP_BOUND,
+    LOG_A,
+    LOG_B,
+    MASS,
+    MASS_BOUND,
+    MISSED,
+    N_RECORD,
+    N_SUMS,
+    PARTIAL_A,
+    PARTIAL_B,
+    PIVOT,
+    R_CHARGED,
+    R_DIRECT,
+    R_DIRECT_BOUND,
+    R_ENTROPY,
+    R_ENTROPY_BOUND,
+    R_FORWARD,
+    R_FORWARD_BOUND,
+    R_GAP,
+    R_GAP_BOUND,
+    R_MISSED,
+    REST_A,
+    REST_B,
+    SHIFT,
+    SHIFT_BOUND,
+    chunk_record,
+    fill_entropy,
+    fill_record,
+    is_felt,
+    pivot_error,
+)
+from elbo_exact.kernels.reduce import (
+    BAD,
+    BAD_Q,
+    BAD_TARGET,
+    CHUNK,
+    ETA,
+    INF,
+    NO_SUPPORT,
+    OK,
+    OVERFLOW,
+    TOP,
+    U,
+    ZERO_EVIDENCE,
+    kappa,
+    log_evidence_of,
+    log_sum_error,
+    merge_log_sums,
+    sum_error,
+)
+from elbo_exact.kernels.scalar import exp, log1p, scale, two_sum
+from elbo_exact.kernels.terms import (
+    guarded_divergence,
+    guarded_mass,
+    guarded_weight,
+    log_ratio,
+    scaled_product,
+)
+
+__all__ = ["N_OUTPUTS", "audit_rows", "gap_rows", "row_chunks", "row_from_chunks"]
+
+CHUNK_WEIGHT_ERROR = 9.5 * U  # of weight(top) (1 + R): 3.1u, R 3.1u + u + kappa, the sum u, the product u
+# Columns of a row's results: a value, then its bound.
+OUT_EVIDENCE, OUT_ELBO, OUT_GAP, OUT_FORWARD, OUT_EUBO, OUT_ENTROPY, OUT_NORMALIZER = range(0, 14, 2)
+OUT_STATUS, N_OUTPUTS = 14, 15
+
+
+@kernel
+def chunk_weight(top, row_top, rest):
+    """Weight of a whole chunk relative to the row's maximum, as (mantissa, exponent, value)."""
+    mantissa, exponent, _ = guarded_weight(top, row_top)
+    mantissa = mantissa * (1.0 + rest)
+    return mantissa, exponent, scale(mantissa, exponent)
+
+
+@kernel
+def accumulate(sums, column, x):
+    """TwoSum of x into a sum and its rounding errors."""
+    sums[column], e = two_sum(sums[column], x)
+    sums[column + 1] += e
+
+
+@kernel
+def add_inner(sums, column, mantissa, exponent, value, x, bound):
+    """Chunk weight times a result of the chunk, and its bound."""
+    x = scaled_product(mantissa, exponent, value, x)
+    accumulate(sums, column, x)
+    bound_column = column + 2 if column != ENTROPY else ENTROPY_BOUND
+    sums[bound_column] += abs(x) * (CHUNK_WEIGHT_ERROR + 3.0 * U) + value * bound + 3.0 * ETA
+
+
+@kernel
+def add_chunk(record, top_a, top_b, r, t, s, inverse, s_error, both_ways, sums):
+    """The terms of one chunk, taken as a state, in the sums of its row."""
+    a, b = record[PARTIAL_A + TOP], record[PARTIAL_B + TOP]
+    sums[CHARGED] += record[R_CHARGED]
+    sums[MISSED] += record[R_MISSED]
+    if a == -INF and b == -INF:
+        return
+    mantissa_v, exponent_v, v = chunk_weight(a, top_a, record[REST_A])
+    mantissa_w, exponent_w, w = chunk_weight(b, top_b, record[REST_B])
+    x, x_low = two_sum(a, -top_a)
+    y, y_low = two_sum(b, -top_b)
+    high, low = two_sum(r, -record[PIVOT])
+    rest = (t - record[SHIFT]) + low
+    e, e_low, delta = log_ratio(x, x_low, y, y_low, high, rest)
+    delta += record[SHIFT_BOUND] + 3.0 * U * (abs(t) + abs(record[SHIFT]) + abs(low))
+    mass, mass_bound = guarded_mass(a, b, e, e_low, w, v, s, delta, s_error, CHUNK_WEIGHT_ERROR)
+    accumulate(sums, MASS, mass)
+    sums[MASS_BOUND] += mass_bound
+    gap, gap_bound = guarded_divergence(
+        a, top_a, b, top_b, mantissa_w, exponent_w, w, v, s, e, delta, s_error, CHUNK_WEIGHT_ERROR
+    )
+    accumulate(sums, GAP, gap)
+    sums[GAP_BOUND] += gap_bound
+    if b > -INF:
+        own = y + (y_low if y > -INF else 0.0) + record[LOG_B]
+        own_bound = log_sum_error(record[REST_B], record[LOG_B], CHUNK) + 3.0 * U * (abs(y) + record[LOG_B])
+        add_inner(sums, ENTROPY, mantissa_w, exponent_w, w, record[R_ENTROPY] - own, record[R_ENTROPY_BOUND] + own_bound)
+        if a > -INF:
+            add_inner(sums, GAP, mantissa_w, exponent_w, w, record[R_GAP], record[R_GAP_BOUND])
+            add_inner(sums, DIRECT, mantissa_w, exponent_w, w, record[R_DIRECT] - own, record[R_DIRECT_BOUND] + own_bound)
+    if both_ways and a > -INF:
+        forward, forward_bound = guarded_divergence(
+            b, top_b, a, top_a, mantissa_v, exponent_v, v, w, inverse, -e, delta, s_error, CHUNK_WEIGHT_ERROR
+        )
+        accumulate(sums, FORWARD, forward)
+        sums[FORWARD_BOUND] += forward_bound
+        if b > -INF:
+            add_inner(sums, FORWARD, mantissa_v, exponent_v, v, record[R_FORWARD], record[R_FORWARD_BOUND])
+
+
+@kernel
+def close_sums(sums):
+    """Fold the rounding errors in."""
+    for column in (GAP, MASS, DIRECT, FORWARD, ENTROPY):
+        sums[column] += sums[column + 1]
+
+
+@kernel
+def merge_records(records, n, both_ways, sums, record):
+    """The record of a row of n states from the records of its chunks."""
+    top_a, record[REST_A], bad_a = merge_log_sums(records[:, :PARTIAL_B])
+    top_b, record[REST_B], bad_b = merge_log_sums(records[:, PARTIAL_B:REST_A])
+    record[PARTIAL_A + TOP], record[PARTIAL_B + TOP] = top_a, top_b
+    record[PARTIAL_A + BAD], record[PARTIAL_B + BAD] = bad_a, bad_b
+    record[LOG_A], record[LOG_B] = log1p(record[REST_A]), log1p(record[REST_B])
+    record[PIVOT:] = 0.0
+    if record[REST_B] < 0.0 or bad_a > 0.0:
+        return
+    impossible = record[REST_A] < 0.0
+    r = 0.0 if impossible else record[LOG_A] - record[LOG_B]
+    relative = sum_error(n) + kappa(CHUNK * records.shape[0])
+    t, s, inverse, s_error = 0.0, exp(-r), exp(r), 2.0 * U
+    for _ in range(2):
+        sums[:] = 0.0
+        for chunk in range(records.shape[0]):
+            add_chunk(records[chunk], top_a, top_b, r, t, s, inverse, s_error, both_ways, sums)
+        close_sums(sums)
+        shift, error = pivot_error(sums, 1.0 + record[REST_B], relative, n * (3.0 + s) * ETA)
+        if impossible or t != 0.0 or not is_felt(shift, error, sums, 1.0 + record[REST_B]):
+            break
+        t, s, inverse, s_error = shift, s * exp(-shift), inverse * exp(shift), 6.0 * U
+    if impossible:
+        fill_entropy(sums, relative, n, record)
+    else:
+        fill_record(sums, r, t, s, inverse, shift, error, relative, n, both_ways, record)
+
+
+@kernel
+def elbo_of(record, evidence, evidence_bound, gap, gap_bound):
+    """(elbo, bound): the difference L - gap or the direct sum, whichever has the smaller bound, never above L."""
+    if record[R_CHARGED] > 0.0:
+        return -INF, 0.0
+    value = evidence - gap
+    bound = 1.01 * (evidence_bound + gap_bound + U * abs(value))
+    bound = bound if (bound < INF and abs(value) < INF) else INF
+    if record[R_DIRECT_BOUND] < bound and abs(record[R_DIRECT]) < INF:
+        value, bound = record[R_DIRECT], record[R_DIRECT_BOUND]
+    elif not bound < INF:
+        return -INF, INF
+    if value > evidence:
+        return evidence, max(bound, evidence_bound)
+    return value, bound
+
+
+@kernel
+def eubo_of(evidence, evidence_bound, forward, forward_bound):
+    """(eubo, bound) = log evidence + forward KL, never below the log evidence."""
+    if forward == INF:
+        return INF, forward_bound
+    value = max(evidence, evidence + forward)
+    bound = 1.01 * (evidence_bound + forward_bound + U * abs(value))
+    return value, (max(bound, evidence_bound) if value < INF else INF)
+
+
+@kernel
+def refuse(status, out):
+    """A row without results: what is wrong with it is in its status."""
+    for column in range(0, OUT_STATUS, 2):
+        out[column], out[column + 1] = np.nan, INF
+    out[OUT_STATUS] = status
+
+
+@kernel
+def close_row(record, n, both_ways, out):
+    """A row's results from its record."""
+    if record[PARTIAL_A + BAD] > 0.0:
+        refuse(BAD_TARGET, out)
+    elif record[REST_B] < 0.0:
+        refuse(BAD_Q if record[PARTIAL_B + BAD] > 0.0 else NO_SUPPORT, out)
+    else:
+        top_a, top_b = record[PARTIAL_A + TOP], record[PARTIAL_B + TOP]
+        value, bound = log_evidence_of(top_b, record[REST_B], record[LOG_B], n)
+        out[OUT_NORMALIZER], out[OUT_NORMALIZER + 1] = value, bound
+        out[OUT_ENTROPY], out[OUT_ENTROPY + 1] = record[R_ENTROPY], record[R_ENTROPY_BOUND]
+        evidence, evidence_bound = log_evidence_of(top_a, record[REST_A], record[LOG_A], n)
+        out[OUT_EVIDENCE], out[OUT_EVIDENCE + 1] = evidence, evidence_bound
+        if record[REST_A] < 0.0:
+            out[OUT_ELBO], out[OUT_ELBO + 1], out[OUT_STATUS] = -INF, 0.0, ZERO_EVIDENCE
+            for column in (OUT_GAP, OUT_FORWARD, OUT_EUBO):
+                out[column], out[column + 1] = np.nan, INF
+        else:
+            close_possible_row(record, evidence, evidence_bound, both_ways, out)
+
+
+@kernel
+def close_possible_row(record, evidence, evidence_bound, both_ways, out):
+    """Gap, ELBO, forward KL and EUBO of a row that has a posterior; mass that q or p misses makes an exact infinity."""
+    gap, gap_bound = record[R_GAP], record[R_GAP_BOUND]
+    if record[R_CHARGED] > 0.0:
+        gap, gap_bound = INF, 0.0
+    elbo, elbo_bound = elbo_of(record, evidence, evidence_bound, gap, gap_bound)
+    out[OUT_GAP], out[OUT_GAP + 1], out[OUT_ELBO], out[OUT_ELBO + 1] = gap, gap_bound, elbo, elbo_bound
+    overflow = gap_bound == INF or elbo_bound == INF
+    if both_ways:
+        forward, forward_bound = record[R_FORWARD], record[R_FORWARD_BOUND]
+        if record[R_MISSED] > 0.0:
+            forward, forward_bound = INF, 0.0
+        eubo, eubo_bound = eubo_of(evidence, evidence_bound, forward, forward_bound)
+        out[OUT_FORWARD], out[OUT_FORWARD + 1], out[OUT_EUBO], out[OUT_EUBO + 1] = forward, forward_bound, eubo, eubo_bound
+        overflow = overflow or forward_bound == INF or eubo_bound == INF
+    out[OUT_STATUS] = OVERFLOW if overflow else OK
+
+
+@kernel
+def records_of(a, b, first, last, both_ways, scratch, sums, records):
+    """Records of chunks first .. last - 1 of one row into records[chunk - first]."""
+    for chunk in range(first, last):
+        begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, a.size)
+        v, w = scratch[0, : end - begin], scratch[1, : end - begin]
+        chunk_record(a[begin:end], b[begin:end], v, w, both_ways, sums, records[chunk - first])
+
+
+@kernel
+def close_records(records, n, both_ways, sums, out):
+    """A row's results from the records of all its chunks."""
+    if records.shape[0] == 1:
+        close_row(records[0], n, both_ways, out)
+    else:
+        record = np.empty(N_RECORD)
+        merge_records(records, n, both_ways, sums, record)
+        close_row(record, n, both_ways, out)
+
+
+@kernel(void(ROW, ROW, INT, INT, BOOL, OUT2))
+def row_chunks(log_joint, log_q, first, last, both_ways, records):
+    """Records of some chunks of one row, for threads that share it."""
+    scratch, sums = np.empty((2, min(CHUNK, log_joint.size))), np.empty(N_SUMS)
+    if both_ways:
+        records_of(log_joint, log_q, first, last, True, scratch, sums, records)
+    else:
+        records_of(log_joint, log_q, first, last, False, scratch, sums, records)
+
+
+@kernel(void(OUT2, INT, BOOL, OUT2))
+def row_from_chunks(records, n, both_ways, out):
+    """Every quantity of one row from the records of its chunks."""
+    close_records(records, n, both_ways, np.empty(N_SUMS), out[0])
+
+
+@kernel
+def rows(log_joint, log_q, first, last, both_ways, out):
+    """Results of rows first .. last - 1 into out[row - first]; a table of one row serves every row of the other."""
+    n = log_joint.shape[1]
+    records = np.empty(((n + CHUNK - 1) // CHUNK, N_RECORD))
+    scratch, sums = np.empty((2, min(CHUNK, n))), np.empty(N_SUMS)
+    for i in range(first, last):
+        a, b = log_joint[i if log_joint.shape[0] > 1 else 0], log_q[i if log_q.shape[0] > 1 else 0]
+        records_of(a, b, 0, records.shape[0], both_ways, scratch, sums, records)
+        close_records(records, n, both_ways, sums, out[i - first])
+
+
+@kernel(void(TABLE, TABLE, INT, INT, OUT2))
+def audit_rows(log_joint, log_q, first, last, out):
+    """Every quantity of some rows."""
+    rows(log_joint, log_q, first, last, True, out)
+
+
+@kernel(void(TABLE, TABLE, INT, INT, OUT2))
+def gap_rows(log_joint, log_q, first, last, out):
+    """Log evidence, gap and ELBO only: the same bits as ``audit_rows`` in fewer operations."""
+    rows(log_joint, log_q, first, last, False, out)
