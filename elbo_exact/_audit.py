@@ -48,6 +48,7 @@ KINDS = {
 INCLUDABLE = (*KINDS, "jeffreys", "renyi_divergence")
 NON_NEGATIVE = ("gap", "forward_kl", "entropy", *INCLUDABLE)
 STATUS = {OK: "ok", ZERO_EVIDENCE: "zero_evidence", OVERFLOW: "overflow", BAD_TARGET: "nan", BAD_Q: "nan"}
+STATUS_NAMES = np.array([STATUS[code] for code in range(len(STATUS))])
 ASSUMPTIONS = ("IEEE-754 binary64, round to nearest, subnormals on",)
 U = 2.0**-53
 
@@ -242,7 +243,7 @@ def audit(
         certified_rows(a, b, shape, values, errors)
         assumptions = ("python-flint (Arb) ball arithmetic",)
     extra, extra_errors = _included(include, log_joint, log_q, values, errors, unnormalized, nan_policy, executor)
-    status = np.array([STATUS[int(code)] for code in results[:, OUT_STATUS]], dtype="<U13").reshape(batch)[()]
+    status = STATUS_NAMES[results[:, OUT_STATUS].astype(np.int64)].reshape(batch)[()]
     in_shape = {name: np.ascontiguousarray(column).reshape(batch)[()] for name, column in (values | extra).items()}
     bounds = {name: np.ascontiguousarray(column).reshape(batch)[()] for name, column in (errors | extra_errors).items()}
     return Audit(

@@ -124,8 +124,9 @@ def audit_density(log_density: LogDensity, grid: Grid, log_q: LogDensity | None 
         ``error`` bounds the rounding of the sums over the grid, with ``log_density(nodes) + log_weights`` as evaluated in
         float64 taken as given. ``discretization`` is the largest change of each quantity over four other rules: twice the
         points, and the grid moved by a quarter, a half and three quarters of a step (for Gauss rules: one, two and three
-        more points). It is an estimate: on 2,551 random one-dimensional problems it was too small in 1 %, by at most a
-        factor of 1.15, where comparing with twice the points alone was too small in 28 %, by up to 1,940.
+        more points). It is an estimate, blind to what lies outside the bounds of the grid. On random logistic regressions,
+        about 1,000 for each rule, it was too small in 0.2 % (trapezoid, midpoint), 0.8 % (Gauss-Legendre) and 34 %
+        (Gauss-Hermite) of them, by at most 4 %, 18 % and 4 % of its value.
 
     Raises
     ------
@@ -154,6 +155,7 @@ def audit_density(log_density: LogDensity, grid: Grid, log_q: LogDensity | None 
     ...     return log_normal(nodes[:, 0], 0.0, 1.0) + log_normal(1.0, nodes[:, 0], 1.0)
     >>> result = audit_density(log_joint, Grid.trapezoid((-9, 9), 72), lambda nodes: log_normal(nodes[:, 0], 0.0, 1.0))
     >>> print(f"{result.log_evidence:.13f} {result.elbo:.13f} {result.gap:.13f}")
+    -1.5155121234846 -1.9189385332047 0.4034264097200
     """
     if "unnormalized" in options:
         raise TypeError(

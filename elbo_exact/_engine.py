@@ -27,11 +27,22 @@ from elbo_exact.kernels.reduce import (
     log_evidence_from_chunks,
     log_evidence_rows,
 )
-from elbo_exact.kernels.rows import N_OUTPUTS, OUT_NORMALIZER, audit_rows, gap_rows, row_chunks, row_from_chunks
+from elbo_exact.kernels.rows import (
+    N_OUTPUTS,
+    OUT_NORMALIZER,
+    OUT_STATUS,
+    audit_rows,
+    gap_rows,
+    row_chunks,
+    row_from_chunks,
+)
+from elbo_exact.kernels.short import UNDECIDED, short_audit_rows, short_gap_rows, short_log_evidence_rows
+from elbo_exact.kernels.tiles import SHORT
 
 __all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "shaped"]
 
 _SMALLEST, _NORMAL, _HALF, _ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0  # variables: literals would be folded at compile time
+SHORT_EVIDENCE = 128  # states up to which log evidence alone is faster with rows side by side; the bits are the same
 NAN_POLICIES = ("raise", "propagate")
 
 
@@ -142,7 +153,15 @@ def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
 def _evidence_task(rows: FloatArray) -> FloatArray:
     check_arithmetic()
     out = np.empty((len(rows), 3))
-    log_evidence_rows(rows, 0, len(rows), out)
+    if rows.shape[1] > SHORT_EVIDENCE:
+        log_evidence_rows(rows, 0, len(rows), out)
+        return out
+    short_log_evidence_rows(rows, 0, len(rows), out)
+    rest = np.flatnonzero(out[:, 2] == UNDECIDED)
+    if rest.size:
+        again = np.empty((rest.size, 3))
+        log_evidence_rows(rows[rest], 0, rest.size, again)
+        out[rest] = again
     return out
 
 
@@ -163,7 +182,16 @@ def _long_evidence(row: FloatArray, executor: Any) -> FloatArray:
 def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> FloatArray:
     check_arithmetic()
     out = np.zeros((n_rows, N_OUTPUTS))
-    (audit_rows if both_ways else gap_rows)(a, b, 0, n_rows, out)
+    if a.shape[1] > SHORT:
+        (audit_rows if both_ways else gap_rows)(a, b, 0, n_rows, out)
+        return out
+    (short_audit_rows if both_ways else short_gap_rows)(a, b, 0, n_rows, out)
+    rest = np.flatnonzero(out[:, OUT_STATUS] == UNDECIDED)
+    if rest.size:
+        again = np.zeros((rest.size, N_OUTPUTS))
+        a_rest, b_rest = (table[rest] if len(table) > 1 else table for table in (a, b))
+        (audit_rows if both_ways else gap_rows)(a_rest, b_rest, 0, rest.size, again)
+        out[rest] = again
     return out
 
 

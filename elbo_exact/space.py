@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,9 +157,10 @@ class LatentSpace:
         [1, 3]
         """
         values = self._checked_states(states)
-        flat = np.zeros(values.shape[:-1], dtype=np.int64 if self.size <= 2**63 else object)
+        digits = values if self.size <= 2**63 else values.astype(object)
+        flat: Any = np.zeros(values.shape[:-1], dtype=digits.dtype)
         for variable, size in enumerate(self.sizes):
-            flat = flat * size + values[..., variable].astype(flat.dtype)
+            flat = flat * size + digits[..., variable]
         return int(flat) if values.ndim == 1 else flat
 
     def blocks(self, block_size: int) -> Iterator[slice]:

@@ -72,15 +72,20 @@ R_CHARGED, R_MISSED, N_RECORD = range(25, 28)
 
 
 @kernel
-def collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, mass, mass_bound, both_ways):
-    """Add a state's terms around the pivot to lane j of their sums."""
+def collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, both_ways):
+    """Add a state's divergence terms to lane j of their sums."""
     add(lanes, GAP, j, gap)
     lanes[GAP_BOUND, j] += gap_bound
-    add(lanes, MASS, j, mass)
-    lanes[MASS_BOUND, j] += mass_bound
     if both_ways:
         add(lanes, FORWARD, j, forward)
         lanes[FORWARD_BOUND, j] += forward_bound
+
+
+@kernel
+def collect_mass(lanes, j, mass, mass_bound):
+    """Add a state's share of the pivot error to lane j."""
+    add(lanes, MASS, j, mass)
+    lanes[MASS_BOUND, j] += mass_bound
 
 
 @kernel
@@ -99,7 +104,8 @@ def guarded_block(lanes, a, b, top_a, top_b, r, t, s, inverse, s_error, weight_e
         gap, gap_bound, forward, forward_bound, mass, mass_bound, direct, direct_bound, entropy = guarded_terms(
             a[j], b[j], top_a, top_b, r, t, s, inverse, s_error, weight_error
         )
-        collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, mass, mass_bound, both_ways)
+        collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, both_ways)
+        collect_mass(lanes, j, mass, mass_bound)
         collect_direct(lanes, j, direct, direct_bound, entropy, both_ways)
 
 
@@ -133,7 +139,8 @@ def chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_
             gap, gap_bound = divergence_term(even, odd, e, y, x, s, delta, s_error)
             forward, forward_bound = divergence_term(even, -odd, -e, x, y, inverse, delta, s_error)
             mass, mass_bound = mass_term(even, odd, e, e_low, y, x, s, delta, s_error, weight_error)
-            collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, mass, mass_bound, both_ways)
+            collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, both_ways)
+            collect_mass(lanes, j, mass, mass_bound)
         for j in range(a_block.size):
             direct, direct_bound, entropy = ordinary_direct(a_block[j], b_block[j], w_block[j], top_b, weight_error)
             collect_direct(lanes, j, direct, direct_bound, entropy, both_ways)

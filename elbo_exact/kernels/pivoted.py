@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.reduce import CHUNK, ETA, INF, U, WEIGHT_ERROR, merge_log_sums, row_log_sums, sum_error
+from elbo_exact.kernels.reduce import CHUNK, ETA, INF, U, WEIGHT_ERROR, chain_error, merge_log_sums, row_log_sums, sum_error
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp, exp_parts, expm1, log1p, phi, scale, two_sum, weight
 from elbo_exact.kernels.terms import guarded_mass, guarded_weight, log_ratio, scaled_product
 
@@ -80,12 +80,6 @@ def row_pivot(a, b, top_a, rest_a, top_b, rest_b):
         return r, 0.0, INF
     t = log1p(mass)
     return r, t, 1.02 * bound + 2.0 * U * abs(t)
-
-
-@kernel
-def chain_error(n):
-    """Second-order error of a TwoSum chain of n terms whose rounding errors are added up beside it."""
-    return 2.0 * (n + 2.0) * (n + 2.0) * U * U
 
 
 @kernel(void(TABLE, TABLE, TABLE, OUT2))

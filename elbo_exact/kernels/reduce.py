@@ -46,6 +46,12 @@ def kappa(n):
 
 
 @kernel
+def chain_error(n):
+    """Second-order error of a TwoSum chain of n terms whose rounding errors are added up beside it."""
+    return 2.0 * (n + 2.0) * (n + 2.0) * U * U
+
+
+@kernel
 def merge_error(n):
     """Extra relative error of a weight sum that was merged from several chunks."""
     return MERGE_ERROR if n > CHUNK else 0.0
@@ -117,6 +123,35 @@ def keep_extremes(lanes, width):
 
 
 @kernel
+def raise_once(lanes, width):
+    """Keep the larger of lanes j and width + j."""
+    for j in range(width):
+        other = lanes[0, width + j]
+        lanes[0, j] = other if other > lanes[0, j] else lanes[0, j]
+
+
+@kernel
+def chunk_top(states, lanes):
+    """(maximum, number of entries that are NaN or +inf) of one chunk."""
+    for j in range(LANES):
+        lanes[0, j] = -INF
+    bad = 0
+    for start in range(0, states.size, LANES):
+        block = states[start : start + LANES]
+        for j in range(block.size):
+            x = block[j]
+            lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
+            bad += 0 if x < INF else 1
+    raise_once(lanes, 32)
+    raise_once(lanes, 16)
+    raise_once(lanes, 8)
+    raise_once(lanes, 4)
+    raise_once(lanes, 2)
+    raise_once(lanes, 1)
+    return lanes[0, 0], bad
+
+
+@kernel
 def chunk_extremes(states, lanes):
     """(maximum, minimum, number of entries that are NaN or +inf) of one chunk."""
     for j in range(LANES):
@@ -158,7 +193,7 @@ def chunk_weights(states, top, weights, lanes):
 def chunk_log_sum(states, weights, partial):
     """Maximum, its multiplicity, and the sum of the other weights relative to it, of one chunk; the weights are kept."""
     lanes = tiles()
-    partial[TOP], _, partial[BAD] = chunk_extremes(states, lanes)
+    partial[TOP], partial[BAD] = chunk_top(states, lanes)
     partial[TIES] = chunk_weights(states, partial[TOP], weights, lanes)
     partial[REST], partial[REST_LOW] = halve(lanes, 0)
 

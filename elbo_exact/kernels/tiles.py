@@ -14,26 +14,33 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["N_TILES", "TILE", "tiles"]
+__all__ = ["N_TILES", "ROWS", "SHORT", "TILE", "row_tiles", "state_tiles", "tiles"]
 
-TILE = 64  # lanes of a tile; 32 costs more loops, 128 more halvings
-N_TILES = 18
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _stack(typing_context: Any) -> Any:
-    def allocate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.DoubleType(), TILE * N_TILES))
-        return builder.bitcast(memory, ir.DoubleType().as_pointer())
-
-    return types.CPointer(types.float64)(), allocate
+N_TILES, TILE = 18, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
+ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may have: 64 KiB for each table
 
 
-def tiles() -> Any:
-    """An uninitialised (N_TILES, TILE) array; compiled, it lives until the calling kernel returns."""
-    return np.empty((N_TILES, TILE))
+def on_the_stack(height: int, width: int) -> Any:
+    """A function that gives an uninitialised (height, width) array; compiled, it lives until the calling kernel returns."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def memory(typing_context: Any) -> Any:
+        def allocate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            block = cgutils.alloca_once(builder, ir.ArrayType(ir.DoubleType(), height * width))
+            return builder.bitcast(block, ir.DoubleType().as_pointer())
+
+        return types.CPointer(types.float64)(), allocate
+
+    def array() -> Any:
+        return np.empty((height, width))
+
+    @overload(array, inline="always")  # type: ignore[untyped-decorator]
+    def compiled_array() -> Any:
+        return lambda: numba.carray(memory(), (height, width))
+
+    return array
 
 
-@overload(tiles, inline="always")  # type: ignore[untyped-decorator]
-def _tiles() -> Any:
-    return lambda: numba.carray(_stack(), (N_TILES, TILE))
+tiles = on_the_stack(N_TILES, TILE)
+row_tiles = on_the_stack(N_TILES, ROWS)
+state_tiles = on_the_stack(SHORT, ROWS)

@@ -1,0 +1,216 @@
+"""Rows of at most SHORT states, side by side: the lanes are rows instead of states, otherwise all is as in ``gap``.
+
+A short row has too little work for the lanes of ``gap`` and waits 700 ns for its own latencies; across rows the same functions
+wait for nothing. Weights are summed in the order of the one tree, so the log evidence has the same bits; the other sums are plain
+TwoSum chains. A row that needs more care (NaN, infinities, weights near the subnormals, a gap below 1e-9) is left to ``rows``:
+its status is UNDECIDED, by its own data alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
+from elbo_exact.kernels.gap import (
+    CHARGED,
+    DIRECT,
+    ENTROPY,
+    ENTROPY_BOUND,
+    FORWARD,
+    GAP,
+    LOG_A,
+    LOG_B,
+    MISSED,
+    N_LANES,
+    N_RECORD,
+    N_SUMS,
+    PARTIAL_A,
+    PARTIAL_B,
+    REST_A,
+    REST_B,
+    collect_direct,
+    collect_divergences,
+    fill_record,
+)
+from elbo_exact.kernels.reduce import (
+    BAD,
+    INF,
+    LANES,
+    OK,
+    TOP,
+    U,
+    WEIGHT_ERROR,
+    chain_error,
+    close_log_sum,
+    log_evidence_of,
+    log_sum_error,
+    sum_error,
+)
+from elbo_exact.kernels.rows import OUT_STATUS, close_row
+from elbo_exact.kernels.scalar import exp, log1p, phi_parts, two_sum, weight
+from elbo_exact.kernels.terms import ORDINARY, divergence_term, log_ratio, ordinary_direct
+from elbo_exact.kernels.tiles import ROWS, SHORT, row_tiles, state_tiles
+
+__all__ = ["SHORT", "UNDECIDED", "short_audit_rows", "short_gap_rows", "short_log_evidence_rows"]
+
+UNDECIDED = -1.0
+ROW_TOP, ROW_BOTTOM, ROW_TIES, ROW_REST, ROW_LOG = range(5)  # tiles of what is known of each row
+ROW_PIVOT, ROW_RATIO, ROW_INVERSE = range(3)
+
+
+@kernel
+def load(table, start, values):
+    """States of a group of rows into tiles, transposed; missing rows are zeros, one row serves all."""
+    block = table[start : start + ROWS] if table.shape[0] > 1 else table
+    for state in range(table.shape[1]):
+        for i in range(ROWS):
+            values[state, i] = 0.0
+    for i in range(block.shape[0]):
+        row = block[i]
+        for state in range(row.size):
+            values[state, i] = row[state]
+    if table.shape[0] == 1:
+        for state in range(table.shape[1]):
+            for i in range(1, ROWS):
+                values[state, i] = values[state, 0]
+
+
+@kernel
+def log_sums(values, n, weights, sums, lows, known):
+    """Top, bottom, multiplicity and R of every row; the weights are kept."""
+    for i in range(ROWS):
+        known[ROW_TOP, i], known[ROW_BOTTOM, i], known[ROW_TIES, i] = values[0, i], values[0, i], 0.0
+    for state in range(1, n):
+        for i in range(ROWS):
+            x = values[state, i]
+            known[ROW_TOP, i] = x if x > known[ROW_TOP, i] else known[ROW_TOP, i]
+            known[ROW_BOTTOM, i] = known[ROW_BOTTOM, i] if x >= known[ROW_BOTTOM, i] else x  # a NaN stays
+    for lane in range(LANES):
+        for i in range(ROWS):
+            sums[lane, i], lows[lane, i] = 0.0, 0.0
+    for start in range(0, n, LANES):
+        for lane in range(min(LANES, n - start)):
+            for i in range(ROWS):
+                x, top = values[start + lane, i], known[ROW_TOP, i]
+                w = weight(x, top)
+                weights[start + lane, i] = w
+                known[ROW_TIES, i] += 1.0 if x == top else 0.0
+                s, e = two_sum(sums[lane, i], 0.0 if x == top else w)
+                sums[lane, i] = s
+                lows[lane, i] += e
+    width = 1
+    while width < min(n, LANES):
+        width *= 2
+    while width > 1:
+        width //= 2
+        for lane in range(width):
+            for i in range(ROWS):
+                s, e = two_sum(sums[lane, i], sums[width + lane, i])
+                sums[lane, i] = s
+                lows[lane, i] = (lows[lane, i] + lows[width + lane, i]) + e
+    for i in range(ROWS):
+        known[ROW_REST, i] = close_log_sum(known[ROW_TIES, i], sums[0, i], lows[0, i])
+        known[ROW_LOG, i] = log1p(known[ROW_REST, i])
+
+
+@kernel
+def is_plain(known, i):
+    """Whether all entries of row i are finite with ordinary weights; a NaN makes a comparison false."""
+    return known[ROW_BOTTOM, i] - known[ROW_TOP, i] >= ORDINARY and known[ROW_TOP, i] < INF
+
+
+@kernel(void(TABLE, INT, INT, OUT2))
+def short_log_evidence_rows(log_joint, first, last, out):
+    """log evidence, bound and status of rows first .. last - 1, or UNDECIDED."""
+    values, weights, sums, lows, known = state_tiles(), state_tiles(), state_tiles(), state_tiles(), row_tiles()
+    n = log_joint.shape[1]
+    for start in range(first, last, ROWS):
+        load(log_joint, start, values)
+        log_sums(values, n, weights, sums, lows, known)
+        for i in range(min(ROWS, last - start)):
+            result = out[start + i - first]
+            result[0], result[1] = log_evidence_of(known[ROW_TOP, i], known[ROW_REST, i], known[ROW_LOG, i], n)
+            result[2] = OK if is_plain(known, i) else UNDECIDED
+
+
+@kernel
+def open_rows(known_a, known_b, pivots):
+    """The pivot of every row and exp(-+pivot)."""
+    for i in range(ROWS):
+        r = known_a[ROW_LOG, i] - known_b[ROW_LOG, i]
+        pivots[ROW_PIVOT, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i] = r, exp(-r), exp(r)
+
+
+@kernel
+def close_short_row(known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, out):
+    """A row's results from its lane; UNDECIDED if the error of its pivot could be felt.
+
+    The pivot's error is at most that of two logarithms, ``off``, and its square must vanish beside both divergences. Term by term
+    w phi(e) <= 1400 v phi(-e) for |e| <= 1400, so the gap speaks for the forward divergence too. No mass sum is needed here.
+    """
+    for column in (GAP, DIRECT, FORWARD, ENTROPY):
+        sums[column] = lanes[column, i] + lanes[column + 1, i]
+        sums[column + 2] = lanes[column + 2, i]
+    sums[CHARGED], sums[MISSED], sums[ENTROPY_BOUND] = 0.0, 0.0, sums[ENTROPY] * (WEIGHT_ERROR + chain_error(n) + 5.0 * U)
+    record[PARTIAL_A + TOP], record[REST_A], record[LOG_A] = known_a[ROW_TOP, i], known_a[ROW_REST, i], known_a[ROW_LOG, i]
+    record[PARTIAL_B + TOP], record[REST_B], record[LOG_B] = known_b[ROW_TOP, i], known_b[ROW_REST, i], known_b[ROW_LOG, i]
+    record[PARTIAL_A + BAD], record[PARTIAL_B + BAD] = 0.0, 0.0
+    r, s, inverse = pivots[ROW_PIVOT, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i]
+    off = log_sum_error(record[REST_A], record[LOG_A], n) + log_sum_error(record[REST_B], record[LOG_B], n) + U * abs(r)
+    if not off * off * 8192.0 <= U * sums[GAP] / (1.0 + record[REST_B]):
+        out[OUT_STATUS] = UNDECIDED
+        return
+    fill_record(sums, r, 0.0, s, inverse, 0.0, 1.01 * off, sum_error(n), n, both_ways, record)
+    close_row(record, n, both_ways, out)
+
+
+@kernel
+def short_rows(log_joint, log_q, first, last, both_ways, out):
+    """Results of rows first .. last - 1 into out[row - first]."""
+    a, b, v, w, tree, lows = state_tiles(), state_tiles(), state_tiles(), state_tiles(), state_tiles(), state_tiles()
+    known_a, known_b, pivots, lanes = row_tiles(), row_tiles(), row_tiles(), row_tiles()
+    n = log_joint.shape[1]
+    weight_error = WEIGHT_ERROR + chain_error(n)
+    sums, record = np.zeros(N_SUMS), np.zeros(N_RECORD)
+    for start in range(first, last, ROWS):
+        load(log_joint, start, a)
+        load(log_q, start, b)
+        log_sums(a, n, v, tree, lows, known_a)
+        log_sums(b, n, w, tree, lows, known_b)
+        open_rows(known_a, known_b, pivots)
+        for column in range(N_LANES):
+            for i in range(ROWS):
+                lanes[column, i] = 0.0
+        for state in range(n):
+            for i in range(ROWS):
+                x, x_low = two_sum(a[state, i], -known_a[ROW_TOP, i])
+                y, y_low = two_sum(b[state, i], -known_b[ROW_TOP, i])
+                e, _, delta = log_ratio(x, x_low, y, y_low, pivots[ROW_PIVOT, i], 0.0)
+                x, y, s, inverse = v[state, i], w[state, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i]
+                even, odd = phi_parts(e)
+                gap, gap_bound = divergence_term(even, odd, e, y, x, s, delta, 2.0 * U)
+                forward, forward_bound = divergence_term(even, -odd, -e, x, y, inverse, delta, 2.0 * U)
+                collect_divergences(lanes, i, gap, gap_bound, forward, forward_bound, both_ways)
+            for i in range(ROWS):
+                direct, direct_bound, entropy = ordinary_direct(
+                    a[state, i], b[state, i], w[state, i], known_b[ROW_TOP, i], weight_error
+                )
+                collect_direct(lanes, i, direct, direct_bound, entropy, both_ways)
+        for i in range(min(ROWS, last - start)):
+            result = out[start + i - first]
+            if is_plain(known_a, i) and is_plain(known_b, i):
+                close_short_row(known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, result)
+            else:
+                result[OUT_STATUS] = UNDECIDED
+
+
+@kernel(void(TABLE, TABLE, INT, INT, OUT2))
+def short_audit_rows(log_joint, log_q, first, last, out):
+    """Every quantity of some rows."""
+    short_rows(log_joint, log_q, first, last, True, out)
+
+
+@kernel(void(TABLE, TABLE, INT, INT, OUT2))
+def short_gap_rows(log_joint, log_q, first, last, out):
+    """Log evidence, gap and ELBO only: the same bits in fewer operations."""
+    short_rows(log_joint, log_q, first, last, False, out)
