@@ -1,0 +1,71 @@
+"""The ground truth for variational inference: exact sums over small latent spaces, each with an error bound.
+
+Names load their module at first use, so importing the package costs a few milliseconds and no dependency.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    # spaces
+    "LatentSpace": "space",
+    "Grid": "grid",
+    # evidence and posterior
+    "log_evidence": "evidence",
+    "log_posterior": "evidence",
+    "posterior": "evidence",
+    "posterior_marginals": "evidence",
+    "map_state": "evidence",
+    "top_states": "evidence",
+    "sample_posterior": "evidence",
+    # divergences
+    "gap": "divergence",
+    "reverse_kl": "divergence",
+    "forward_kl": "divergence",
+    "jeffreys": "divergence",
+    "renyi_divergence": "divergence",
+    "chi2_divergence": "divergence",
+    "total_variation": "divergence",
+    "hellinger": "divergence",
+    "jensen_shannon": "divergence",
+    "entropy": "divergence",
+    "cross_entropy": "divergence",
+    # bounds of variational inference
+    "elbo": "variational",
+    "eubo": "variational",
+    "elbo_terms": "variational",
+    "elbo_gradient": "variational",
+    # everything at once, with error bounds
+    "Audit": "_audit",
+    "audit": "_audit",
+    "DensityAudit": "_density",
+    "audit_density": "_density",
+    # models and fits
+    "fit_em": "fit",
+    "FitResult": "fit",
+    "Outcome": "fit",
+    "study": "study",
+    # errors
+    "LogTableError": "errors",
+    "EnumerationTooLarge": "errors",
+    "ZeroEvidence": "errors",
+}
+_SUBMODULES = ("families", "fit", "gallery", "models")
+
+__all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"elbo_exact.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'elbo_exact' has no attribute {name!r}")
+    value = getattr(import_module(f"elbo_exact.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

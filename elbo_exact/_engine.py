@@ -135,6 +135,7 @@ def pivoted_results(
     return results, batch
 
 
+@np.errstate(all="ignore")
 def _pivoted_task(kernel: Any, a: FloatArray, b: FloatArray, n_rows: int, arguments: tuple[Any, ...]) -> FloatArray:
     check_arithmetic()
     out = np.empty((n_rows, 2))
@@ -150,6 +151,7 @@ def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
     return table[first:last] if len(table) > 1 else table
 
 
+@np.errstate(all="ignore")
 def _evidence_task(rows: FloatArray) -> FloatArray:
     check_arithmetic()
     out = np.empty((len(rows), 3))
@@ -165,6 +167,7 @@ def _evidence_task(rows: FloatArray) -> FloatArray:
     return out
 
 
+@np.errstate(all="ignore")
 def _evidence_chunk_task(row: FloatArray, first: int, last: int) -> FloatArray:
     check_arithmetic()
     partials = np.empty((last - first, 5))
@@ -172,6 +175,7 @@ def _evidence_chunk_task(row: FloatArray, first: int, last: int) -> FloatArray:
     return partials
 
 
+@np.errstate(all="ignore")
 def _long_evidence(row: FloatArray, executor: Any) -> FloatArray:
     calls = [(row, first, last) for first, last in chunk_ranges(row.size)]
     out = np.empty((1, 3))
@@ -179,6 +183,7 @@ def _long_evidence(row: FloatArray, executor: Any) -> FloatArray:
     return out
 
 
+@np.errstate(all="ignore")
 def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> FloatArray:
     check_arithmetic()
     out = np.zeros((n_rows, N_OUTPUTS))
@@ -195,6 +200,7 @@ def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> Fl
     return out
 
 
+@np.errstate(all="ignore")
 def _pair_chunk_task(a: FloatArray, b: FloatArray, first: int, last: int, both_ways: bool) -> FloatArray:
     check_arithmetic()
     records = np.empty((last - first, N_RECORD))
@@ -202,6 +208,7 @@ def _pair_chunk_task(a: FloatArray, b: FloatArray, first: int, last: int, both_w
     return records
 
 
+@np.errstate(all="ignore")
 def _long_row(a: FloatArray, b: FloatArray, both_ways: bool, executor: Any) -> FloatArray:
     calls = [(a, b, first, last, both_ways) for first, last in chunk_ranges(a.size)]
     out = np.zeros((1, N_OUTPUTS))
@@ -237,9 +244,10 @@ def _refuse_rows(
         row = int((np.abs(normalizer) > NORMALIZER_TOLERANCE).argmax())
         with np.errstate(over="ignore"):
             total = float(np.exp(normalizer[row]))
+        swapped = f"the target comes first: are {target_name} and log_q swapped? Pass" if target_name != "log_q" else "pass"
         raise LogTableError(
-            f"log_q sums to {total:.3g} at index {_own_index(row, q, batch)} (log normalizer {normalizer[row]:.3g}); the target "
-            f"comes first: are {target_name} and log_q swapped? Pass unnormalized=True if this is intended.",
+            f"log_q sums to {total:.3g} at index {_own_index(row, q, batch)} (log normalizer {normalizer[row]:.3g}); {swapped} "
+            "unnormalized=True if this is intended.",
             "log_q",
             float(normalizer[row]),
         )

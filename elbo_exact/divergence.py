@@ -76,7 +76,7 @@ def gap(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.gap(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@gap@@
+    np.float64(0.1438410362258904)
     """
     results, batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor, "log_joint")
     return shaped(results[:, OUT_GAP], batch)
@@ -121,7 +121,7 @@ def reverse_kl(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.reverse_kl(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@reverse_kl@@
+    np.float64(0.1438410362258904)
     """
     results, batch = pair_results(log_p, log_q, False, unnormalized, nan_policy, executor, "log_p")
     return shaped(results[:, OUT_GAP], batch)
@@ -166,7 +166,7 @@ def forward_kl(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.forward_kl(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@forward_kl@@
+    np.float64(0.13081203594113688)
     """
     results, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
     return shaped(results[:, OUT_FORWARD], batch)
@@ -211,7 +211,7 @@ def jeffreys(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.jeffreys(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@jeffreys@@
+    np.float64(0.2746530721670273)
     """
     results, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
     return shaped(results[:, OUT_GAP] + results[:, OUT_FORWARD], batch)
@@ -256,7 +256,7 @@ def cross_entropy(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.cross_entropy(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@cross_entropy@@
+    np.float64(1.753278948659991)
     """
     results, batch = pivoted_results(cross_entropy_rows, log_p, log_q, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)
@@ -291,7 +291,7 @@ def entropy(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.entropy(np.log([0.5, 0.5]))
-    @@entropy@@
+    np.float64(0.6931471805599453)
     """
     results, batch = pair_results(log_q, log_q, True, unnormalized, nan_policy, executor, "log_q")
     return shaped(results[:, OUT_ENTROPY], batch)
@@ -336,7 +336,7 @@ def chi2_divergence(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.chi2_divergence(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@chi2_divergence@@
+    np.float64(0.24999999999999986)
     """
     results, batch = f_divergence(log_p, log_q, CHI2, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)
@@ -380,7 +380,7 @@ def total_variation(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.total_variation(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@total_variation@@
+    np.float64(0.24999999999999994)
     """
     results, batch = f_divergence(log_p, log_q, TOTAL_VARIATION, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)
@@ -424,7 +424,7 @@ def hellinger(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.hellinger(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@hellinger@@
+    np.float64(0.18459191128251448)
     """
     results, batch = f_divergence(log_p, log_q, HELLINGER, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)
@@ -468,7 +468,7 @@ def jensen_shannon(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.jensen_shannon(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    @@jensen_shannon@@
+    np.float64(0.033822075568605205)
     """
     results, batch = f_divergence(log_p, log_q, JENSEN_SHANNON, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)
@@ -519,7 +519,7 @@ def renyi_divergence(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.renyi_divergence(np.log([0.3, 0.1]), np.log([0.5, 0.5]), alpha=0.5)
-    @@renyi_divergence@@
+    np.float64(0.06933646419507387)
     """
     results, batch = renyi_results(log_p, log_q, alpha, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)

@@ -301,6 +301,7 @@ def _log_posterior_task(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     return _run_rows(log_posterior_rows, rows)
 
 
+@np.errstate(all="ignore")
 def _run_rows(kernel: Any, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     check_arithmetic()
     out, status = np.empty(rows.shape), np.empty(len(rows))

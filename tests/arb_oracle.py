@@ -26,6 +26,11 @@ def exact_sum(balls: Any) -> arb:
     return result
 
 
+def _softplus(x: arb) -> arb:
+    """log(1 + exp(x)); the larger part is taken out, so that exp cannot overflow."""
+    return x + (-x).exp().log1p() if x.mid() > 0 else x.exp().log1p()
+
+
 def verdict(value: float, bound: float, ball: Any) -> str:
     """Whether |value - exact| <= bound: "inside" and "outside" are proofs, "undecided" means that the ball is too wide."""
     value, bound = float(value), float(bound)
@@ -140,7 +145,7 @@ class Row:
     def chi2_divergence(self) -> Any:
         if not self.possible or self.missed:
             return INF if self.possible else math.nan
-        return exact_sum((p - q) ** 2 / q for (p, q), y in zip(self._pairs(), self.b, strict=True) if y > -INF)
+        return exact_sum((p - q) * (p - q) / q for (p, q), y in zip(self._pairs(), self.b, strict=True) if y > -INF)
 
     def total_variation(self) -> Any:
         return exact_sum(abs(p - q) for p, q in self._pairs()) / 2 if self.possible else math.nan
@@ -148,7 +153,7 @@ class Row:
     def hellinger(self) -> Any:
         if not self.possible:
             return math.nan
-        square = exact_sum((p.sqrt() - q.sqrt()) ** 2 for p, q in self._pairs()) / 2
+        square = exact_sum((r := p.sqrt() - q.sqrt()) * r for p, q in self._pairs()) / 2
         return square.nonnegative_part().sqrt()
 
     def jensen_shannon(self) -> Any:
@@ -158,8 +163,8 @@ class Row:
         result, shift = arb(0), self._target[1] - self._q[1]
         for x, y, (p, q) in zip(self.a, self.b, self._pairs(), strict=True):
             if x > -INF and y > -INF:
-                ratio = (arb(x) - arb(y) - shift).exp()
-                result -= p * ((1 + 1 / ratio) / 2).log() + q * ((1 + ratio) / 2).log()
+                log_ratio = arb(x) - arb(y) - shift  # log p/q
+                result += p * (arb(2).log() - _softplus(-log_ratio)) + q * (arb(2).log() - _softplus(log_ratio))
             else:
                 result += (p + q) * arb(2).log()
         return result / 2

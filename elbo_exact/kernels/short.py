@@ -84,7 +84,7 @@ def log_sums(values, n, weights, sums, lows, known):
         for i in range(ROWS):
             x = values[state, i]
             known[ROW_TOP, i] = x if x > known[ROW_TOP, i] else known[ROW_TOP, i]
-            known[ROW_BOTTOM, i] = known[ROW_BOTTOM, i] if x >= known[ROW_BOTTOM, i] else x  # a NaN stays
+            known[ROW_BOTTOM, i] = x if (x < known[ROW_BOTTOM, i] or x != x) else known[ROW_BOTTOM, i]  # NaN stays
     for lane in range(LANES):
         for i in range(ROWS):
             sums[lane, i], lows[lane, i] = 0.0, 0.0
