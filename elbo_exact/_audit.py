@@ -149,7 +149,8 @@ class Audit:
         shape = np.shape(self.log_evidence)
         counts = np.ones(shape) if weights is None else real_array(weights, "weights")
         if counts.shape != shape:
-            raise LogTableError(f"weights must have the shape {shape} of the rows; got {counts.shape}.", "weights", counts.shape)
+            message = f"weights must have the shape {shape} of the rows; got {counts.shape}."
+            raise LogTableError(message, "weights", counts.shape)
         if not ((counts >= 0.0) & (counts < np.inf)).all():
             raise LogTableError("weights must be finite and not negative; got a negative, infinite or NaN weight.", "weights")
         names = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy")
@@ -221,8 +222,8 @@ def audit(
 
     Notes
     -----
-    elbo <= log_evidence <= eubo, gap >= 0 and forward_kl >= 0 hold for the returned doubles, without tolerance. One pass over memory,
-    O(S). The bounds follow Higham (2002), Accuracy and Stability of Numerical Algorithms, chapter 4, for compensated sums.
+    elbo <= log_evidence <= eubo, gap >= 0 and forward_kl >= 0 hold for the returned doubles, without tolerance. One pass over
+    memory, O(S). The bounds follow Higham (2002), Accuracy and Stability of Numerical Algorithms, chapter 4.
 
     Examples
     --------
@@ -286,7 +287,7 @@ def _included(
             continue
         if name == "renyi_divergence":
             if order is None:
-                raise ValueError('include must give the order of "renyi_divergence" as ("renyi_divergence", alpha); got no order.')
+                raise ValueError('include must name the order: ("renyi_divergence", alpha); got "renyi_divergence" alone.')
             results, _ = renyi_results(log_joint, log_q, order, unnormalized, nan_policy, executor)
         else:
             results, _ = f_divergence(log_joint, log_q, KINDS[name], unnormalized, nan_policy, executor)

@@ -1,7 +1,7 @@
 """Correctly rounded values through ball arithmetic (python-flint), with proof.
 
-Ziv's loop (1991, ACM Trans. Math. Softw. 17:410): evaluate the definitions at 128 bits, double the precision until both ends of the
-ball round to the same double. Equal distributions are recognised exactly first, because their gap of 0 would never end the loop.
+Ziv's loop (1991, ACM Trans. Math. Softw. 17:410): evaluate the definitions at 128 bits, double the precision until both ends of
+the ball round to the same double. Equal distributions are recognised exactly first: their gap of 0 would never end the loop.
 """
 
 from __future__ import annotations
@@ -30,15 +30,8 @@ def certified_rows(
     for i, code in enumerate(status):
         if code in (OK, OVERFLOW, ZERO_EVIDENCE):
             rounded = _certified_row(flint, a[i if len(a) > 1 else 0], b[i if len(b) > 1 else 0])
-            for name, value in rounded.items():
-                values[name][i] = value
-                errors[name][i] = 0.5 * np.spacing(abs(value)) if np.isfinite(value) else (np.inf if value != value else 0.0)
-                if value == 0.0 and name != "log_evidence":
-                    errors[name][i] = 2.0**-1075 if not _is_exact_zero(name, a, b, i) else 0.0
-
-
-def _is_exact_zero(name: str, a: FloatArray, b: FloatArray, i: int) -> bool:
-    return name in ("gap", "forward_kl") and _proportional(a[i if len(a) > 1 else 0], b[i if len(b) > 1 else 0])
+            for name, (value, bound) in rounded.items():
+                values[name][i], errors[name][i] = value, bound
 
 
 def _proportional(a: FloatArray, b: FloatArray) -> bool:
@@ -50,10 +43,10 @@ def _proportional(a: FloatArray, b: FloatArray) -> bool:
     return len(differences) == 1
 
 
-def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, float]:
-    """Correctly rounded quantities of one row."""
+def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, tuple[float, float]]:
+    """Correctly rounded quantities of one row, with their bounds."""
     pending = ["log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy", "log_q_normalizer"]
-    done: dict[str, float] = {}
+    done: dict[str, tuple[float, float]] = {}
     bits = FIRST_BITS
     while pending and bits <= LAST_BITS:
         with flint.ctx.workprec(bits):
@@ -65,18 +58,21 @@ def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, float]
                     pending.remove(name)
         bits *= 2
     if pending:
-        raise ArithmeticError(f"certify: {', '.join(pending)} not decided with {LAST_BITS} bits; the value is too near a midpoint.")
+        raise ArithmeticError(f"certify: {', '.join(pending)} still undecided with {LAST_BITS} bits.")
     return done
 
 
-def _rounded(ball: Any) -> float | None:
-    """The double that every point of the ball rounds to, or None."""
+def _rounded(ball: Any) -> tuple[float, float] | None:
+    """(the double that every point of the ball rounds to, half a unit in its last place), or None; floats are exact."""
     if isinstance(ball, float):
-        return ball
+        return ball, (np.inf if ball != ball else 0.0)
     if not ball.is_finite():
         return None
     lower, upper = float(ball.lower()), float(ball.upper())
-    return lower if lower == upper and ball.rad() < abs(ball.mid()) * 2.0**-60 or ball == 0 else None
+    if lower != upper:
+        return None
+    bound = max(0.5 * float(np.spacing(abs(lower))), 2.0**-1074) if np.isfinite(lower) else np.inf
+    return lower + 0.0, bound  # + 0.0 turns -0.0 into 0.0
 
 
 def _balls(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, Any]:

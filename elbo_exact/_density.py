@@ -49,9 +49,7 @@ class DensityAudit:
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("names", ()):
             return getattr(self.audit, name)
-        raise AttributeError(
-            f"DensityAudit has no quantity {name!r}; it has {', '.join(self.__dict__.get('names', ()))}."
-        )
+        raise AttributeError(f"DensityAudit has no quantity {name!r}; it has {', '.join(self.__dict__.get('names', ()))}.")
 
     @property
     def error(self) -> SimpleNamespace:
@@ -89,15 +87,12 @@ class DensityAudit:
         for row in range(min(status.size, SHOWN_ROWS)):
             for name in self.names:
                 value, bound, estimate = (
-                    float(np.ravel(getattr(source, name))[row])
-                    for source in (self.audit, self.error, self.discretization)
+                    float(np.ravel(getattr(source, name))[row]) for source in (self.audit, self.error, self.discretization)
                 )
                 lines.append([str(row)] * several + [name, f"{value:.17g}", f"{bound:.1e}", f"{estimate:.1e}"])
             lines.append([str(row)] * several + ["status", str(status.ravel()[row]), "", ""])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
+        text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
         hidden = status.size - SHOWN_ROWS
         return "\n".join(text + [f"... and {hidden} more rows"] * (hidden > 0))
 
@@ -158,9 +153,7 @@ def audit_density(log_density: LogDensity, grid: Grid, log_q: LogDensity | None 
     -1.5155121234846 -1.9189385332047 0.4034264097200
     """
     if "unnormalized" in options:
-        raise TypeError(
-            "audit_density takes no unnormalized: q is always normalized on the grid, see log_q_normalizer."
-        )
+        raise TypeError("audit_density takes no unnormalized: q is always normalized on the grid, see log_q_normalizer.")
     if not isinstance(grid, Grid):
         raise TypeError(f"grid must be a Grid; got {type(grid).__name__}; make one with Grid.trapezoid(bounds, sizes).")
     _refuse_uncallable(log_density, "log_density")
@@ -175,15 +168,12 @@ def audit_density(log_density: LogDensity, grid: Grid, log_q: LogDensity | None 
     for words, variation in variations.items():
         other = _audit_on(variation, f" (grid with {words})", log_density, log_q, uncertified)
         largest = {
-            name: np.maximum(worst, _distance(getattr(result, name), getattr(other, name)))
-            for name, worst in largest.items()
+            name: np.maximum(worst, _distance(getattr(result, name), getattr(other, name))) for name, worst in largest.items()
         }
     return DensityAudit(result, grid, SimpleNamespace(**largest), names)
 
 
-def _audit_on(
-    grid: Grid, where: str, log_density: LogDensity, log_q: LogDensity | None, options: dict[str, Any]
-) -> Audit:
+def _audit_on(grid: Grid, where: str, log_density: LogDensity, log_q: LogDensity | None, options: dict[str, Any]) -> Audit:
     """The audit of the finite model that one grid defines."""
     nan_allowed = options.get("nan_policy") == "propagate"
     joint = _table(log_density, grid, "log_density", where, nan_allowed)
@@ -215,9 +205,7 @@ def _table(function: LogDensity, grid: Grid, name: str, where: str, nan_allowed:
 def _refuse_uncallable(function: Any, name: str) -> None:
     if inspect.isgenerator(function) or inspect.isgeneratorfunction(function) or not callable(function):
         kind = type(function).__name__ if not inspect.isgeneratorfunction(function) else "a generator function"
-        raise TypeError(
-            f"{name} must be a function of the nodes that can be called again; got {kind}; pass lambda nodes: ..."
-        )
+        raise TypeError(f"{name} must be a function of the nodes that can be called again; got {kind}; pass lambda nodes: ...")
 
 
 def _distance(first: Any, second: Any) -> Any:

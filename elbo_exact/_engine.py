@@ -144,7 +144,8 @@ def _pivoted_task(kernel: Any, a: FloatArray, b: FloatArray, n_rows: int, argume
 
 
 def _row(table: FloatArray, i: int) -> FloatArray:
-    return table[i if len(table) > 1 else 0]
+    row: FloatArray = table[i if len(table) > 1 else 0]
+    return row
 
 
 def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
@@ -187,15 +188,17 @@ def _long_evidence(row: FloatArray, executor: Any) -> FloatArray:
 def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> FloatArray:
     check_arithmetic()
     out = np.zeros((n_rows, N_OUTPUTS))
+    any_rows: Any = audit_rows if both_ways else gap_rows
+    short_rows: Any = short_audit_rows if both_ways else short_gap_rows
     if a.shape[1] > SHORT:
-        (audit_rows if both_ways else gap_rows)(a, b, 0, n_rows, out)
+        any_rows(a, b, 0, n_rows, out)
         return out
-    (short_audit_rows if both_ways else short_gap_rows)(a, b, 0, n_rows, out)
+    short_rows(a, b, 0, n_rows, out)
     rest = np.flatnonzero(out[:, OUT_STATUS] == UNDECIDED)
     if rest.size:
         again = np.zeros((rest.size, N_OUTPUTS))
         a_rest, b_rest = (table[rest] if len(table) > 1 else table for table in (a, b))
-        (audit_rows if both_ways else gap_rows)(a_rest, b_rest, 0, rest.size, again)
+        any_rows(a_rest, b_rest, 0, rest.size, again)
         out[rest] = again
     return out
 

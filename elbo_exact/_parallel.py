@@ -51,9 +51,7 @@ def n_threads() -> int:
 def run(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], executor: Any = None) -> list[Result]:
     """The results of ``function`` for every tuple of arguments, in order."""
     if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise TypeError(
-            f"executor must have a submit method like concurrent.futures.Executor; got {type(executor).__name__}."
-        )
+        raise TypeError(f"executor must have a submit method like concurrent.futures.Executor; got {type(executor).__name__}.")
     if executor is not None:
         futures = [executor.submit(function, *arguments) for arguments in calls]
         return [future.result() for future in futures]

@@ -116,6 +116,4 @@ def _on_the_cpu(values: Any, name: str) -> Any:
 
 def _refuse_inexact_integers(array: npt.NDArray[Any], name: str) -> None:
     if array.size and (int(array.max()) > LARGEST_EXACT_INTEGER or int(array.min()) < -LARGEST_EXACT_INTEGER):
-        raise LogTableError(
-            f"{name} holds integers beyond 2**53, which float64 cannot represent exactly; pass float64.", name
-        )
+        raise LogTableError(f"{name} holds integers beyond 2**53, which float64 cannot represent exactly; pass float64.", name)

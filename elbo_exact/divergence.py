@@ -60,7 +60,7 @@ def gap(
     Returns
     -------
     float or ndarray, shape (...)
-        0 only where it is below its bound of a few subnormals; +inf where q has mass on an impossible state; NaN where p(x) = 0.
+        +inf where q has mass on an impossible state; NaN where p(x) = 0.
 
     Raises
     ------
@@ -262,9 +262,7 @@ def cross_entropy(
     return shaped(results[:, 0], batch)
 
 
-def entropy(
-    log_q: npt.ArrayLike, *, unnormalized: bool = False, nan_policy: str = "raise", executor: Any = None
-) -> Any:
+def entropy(log_q: npt.ArrayLike, *, unnormalized: bool = False, nan_policy: str = "raise", executor: Any = None) -> Any:
     """Entropy H(q) = -E_q[log q], in nats.
 
     Parameters

@@ -169,8 +169,7 @@ def posterior_marginals(log_joint: npt.ArrayLike, space: LatentSpace) -> list[Fl
     cube = table.reshape(*table.shape[:-1], *space.sizes)
     lead, n_variables = table.ndim - 1, len(space.sizes)
     return [
-        np.asarray(cube.sum(axis=tuple(lead + other for other in range(n_variables) if other != k)))
-        for k in range(n_variables)
+        np.asarray(cube.sum(axis=tuple(lead + other for other in range(n_variables) if other != k))) for k in range(n_variables)
     ]
 
 

@@ -226,9 +226,7 @@ def _from_pairs(rule: str, pairs: FloatArray, name: str, counts: tuple[int, ...]
     rows = np.atleast_2d(pairs)
     n_axes = max(len(counts), len(rows))
     counts = counts * n_axes if len(counts) == 1 else counts
-    axes = tuple(
-        (float(first), float(second)) for first, second in (rows.repeat(n_axes, 0) if len(rows) == 1 else rows)
-    )
+    axes = tuple((float(first), float(second)) for first, second in (rows.repeat(n_axes, 0) if len(rows) == 1 else rows))
     return Grid(rule, counts, axes, max_bytes=max_bytes)
 
 
@@ -263,9 +261,7 @@ def _tensor(lines: list[Line]) -> Line:
     """Nodes (S, D) and log weights (S,) of the product of one-dimensional rules, in C order."""
     for axis, (points, _) in enumerate(lines):
         if not (np.isfinite(points).all() and (np.diff(points) > 0).all()):
-            raise ValueError(
-                f"nodes on axis {axis} are not distinct finite float64 numbers; widen the axis or lower sizes."
-            )
+            raise ValueError(f"nodes on axis {axis} are not distinct finite float64 numbers; widen the axis or lower sizes.")
     nodes = np.stack(np.meshgrid(*(points for points, _ in lines), indexing="ij", copy=False), axis=-1)
     log_weights = np.zeros(nodes.shape[:-1])
     for axis, (_, log_weight) in enumerate(lines):

@@ -91,9 +91,7 @@ class LatentSpace:
         except TypeError:
             raise TypeError(f"states must be a slice of integers; got {states}.") from None
         if states.step not in (None, 1) or not 0 <= start < stop <= self.size:
-            raise ValueError(
-                f"states must satisfy 0 <= start < stop <= {count_text(self.sizes)} with step 1; got {states}."
-            )
+            raise ValueError(f"states must satisfy 0 <= start < stop <= {count_text(self.sizes)} with step 1; got {states}.")
         return start, stop
 
     def states(self, states: slice | None = None, *, max_bytes: int = MAX_BYTES) -> npt.NDArray[np.int64]:
@@ -206,9 +204,7 @@ raise max_bytes or work in blocks (states=...)
             where = tuple(map(int, np.argwhere(bad)[0]))
             variable = where[-1] if self.names is None else repr(self.names[where[-1]])
             allowed = f"0 ... {self.sizes[where[-1]] - 1}"
-            raise ValueError(
-                f"states must be in {allowed} for variable {variable}; got {values[where]} at index {where}."
-            )
+            raise ValueError(f"states must be in {allowed} for variable {variable}; got {values[where]} at index {where}.")
         return values.astype(np.int64)
 
 

@@ -113,8 +113,8 @@ def elbo_terms(
     Parameters
     ----------
     log_likelihood, log_prior, log_q : array_like, shape (..., S)
-        log p(x | z), log p(z) and log q(z | x); leading axes broadcast. The prior must be normalised (to 1e-6 in log mass); what
-        remains is renormalised exactly, like q.
+        log p(x | z), log p(z) and log q(z | x); leading axes broadcast. The prior must be normalised (to 1e-6 in log mass);
+        what remains is renormalised exactly, like q.
     unnormalized : bool
         Accept logits for q.
 
@@ -141,8 +141,8 @@ def elbo_terms(
     normalizer = np.abs(log_evidence(log_prior))
     if (normalizer > NORMALIZER_TOLERANCE).any():
         raise LogTableError(
-            f"log_prior must be normalised; its log normalizer reaches {float(np.max(normalizer)):.3g} in size; pass the joint table "
-            "to elbo() for unnormalised models.",
+            f"log_prior must be normalised; its log normalizer reaches {float(np.max(normalizer)):.3g} in size; for an "
+            "unnormalised model pass the joint table to elbo().",
             "log_prior",
             float(np.max(normalizer)),
         )
@@ -163,8 +163,8 @@ def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalize
     Returns
     -------
     ndarray, shape (..., S)
-        Exactly 0 where log_q = -inf; a NaN row where the gap is infinite, which has no gradient. The gradient of ``gap`` is -g; the
-        derivative in log_joint is q itself.
+        Exactly 0 where log_q = -inf; a NaN row where the gap is infinite, which has no gradient. The gradient of ``gap`` is -g;
+        the derivative in log_joint is q itself.
 
     Raises
     ------

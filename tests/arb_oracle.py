@@ -175,7 +175,9 @@ class Row:
             return math.nan
         if alpha == 1.0:
             return self.gap()
-        common = [(arb(x) - self._target[1], arb(y) - self._q[1]) for x, y in zip(self.a, self.b, strict=True) if min(x, y) > -INF]
+        common = [
+            (arb(x) - self._target[1], arb(y) - self._q[1]) for x, y in zip(self.a, self.b, strict=True) if min(x, y) > -INF
+        ]
         if (alpha > 1.0 and self.charged) or (alpha >= 0.0 and not common):
             return INF
         if alpha < 0.0 and self.missed:
@@ -203,7 +205,7 @@ class Reference:
     """A pair of rows whose quantities are evaluated with as many bits as a verdict needs."""
 
     def __init__(self, a: Sequence[float], b: Sequence[float]) -> None:
-        self._a, self._b = a, b
+        self._a, self._b, self.n_states = a, b, len(a)
         self._rows: dict[int, Row] = {}
         self._balls: dict[tuple[Any, ...], Any] = {}
 

@@ -83,9 +83,7 @@ def test_linear_gaussian_model_with_a_batch_of_observations():
         z = nodes[:, 0]
         return log_normal(z, 0.0, 1.0) + log_normal(x, w * z, s2)
 
-    result = audit_density(
-        log_joint, Grid.trapezoid((-10, 10), 120), lambda nodes: log_normal(nodes[:, 0], q_mean, q_variance)
-    )
+    result = audit_density(log_joint, Grid.trapezoid((-10, 10), 120), lambda nodes: log_normal(nodes[:, 0], q_mean, q_variance))
     assert result.log_evidence.shape == (4,)
     for row, value in enumerate(x[:, 0]):
         evidence = float(log_normal(value, 0.0, w * w + s2))
@@ -146,9 +144,7 @@ def random_logistic(seed):
     rng = np.random.default_rng(seed)
     n = int(np.exp(rng.uniform(0, np.log(100))))
     signed = rng.normal(size=n) * np.exp(0.5 * rng.normal())
-    return lambda nodes: (
-        log_normal(nodes[:, 0], 0.0, 1.0) - np.logaddexp(0, -np.multiply.outer(nodes[:, 0], signed)).sum(-1)
-    )
+    return lambda nodes: log_normal(nodes[:, 0], 0.0, 1.0) - np.logaddexp(0, -np.multiply.outer(nodes[:, 0], signed)).sum(-1)
 
 
 def test_the_estimate_covers_the_true_error_on_logistic_regressions():
@@ -158,9 +154,7 @@ def test_the_estimate_covers_the_true_error_on_logistic_regressions():
     n_resolved = 0
     for seed in range(100):
         log_joint, size = random_logistic(seed), int(np.exp(np.random.default_rng(seed).uniform(np.log(6), np.log(60))))
-        truth = audit(
-            log_joint(fine.nodes) + fine.log_weights, log_joint(fine.nodes) + fine.log_weights, unnormalized=True
-        )
+        truth = audit(log_joint(fine.nodes) + fine.log_weights, log_joint(fine.nodes) + fine.log_weights, unnormalized=True)
         result = audit_density(log_joint, Grid.trapezoid((-9.0, 9.0), size))
         error = abs(result.log_evidence - truth.log_evidence)
         rounding = result.error.log_evidence + truth.error.log_evidence + 400 * U  # 100 terms of at most 4 in the table
@@ -222,9 +216,7 @@ def test_discretization_is_the_largest_change_over_the_four_rules():
     result = audit_density(p, grid, q)
     others = [audit_density(p, other, q) for other in (grid.refine(), *(grid.shifted(f) for f in (0.25, 0.5, 0.75)))]
     for name in result.names:
-        assert getattr(result.discretization, name) == max(
-            abs(getattr(r, name) - getattr(result, name)) for r in others
-        )
+        assert getattr(result.discretization, name) == max(abs(getattr(r, name) - getattr(result, name)) for r in others)
 
 
 def test_divergences_do_not_feel_the_weights_but_the_entropy_would():
@@ -300,13 +292,9 @@ def test_bad_functions_are_refused_in_one_line():
         audit_density(good, (0.0, 1.0))
     with pytest.raises(TypeError, match="takes no unnormalized"):
         audit_density(good, grid, unnormalized=True)
-    with pytest.raises(
-        LogTableError, match=r"^log_density must return one value per node, last axis 5; got shape \(5, 1\)\.$"
-    ):
+    with pytest.raises(LogTableError, match=r"^log_density must return one value per node, last axis 5; got shape \(5, 1\)\.$"):
         audit_density(lambda nodes: nodes, grid)
-    with pytest.raises(
-        LogTableError, match=r"^log_density must return one value per node, last axis 10 \(grid with twice"
-    ):
+    with pytest.raises(LogTableError, match=r"^log_density must return one value per node, last axis 10 \(grid with twice"):
         audit_density(lambda nodes: np.zeros(5), grid)
     with pytest.raises(LogTableError, match=r"^log_density must have at least one axis"):
         audit_density(lambda nodes: 0.0, grid)

@@ -78,9 +78,7 @@ def test_tensor_grids_are_in_c_order(rule):
     grid = MAKERS[rule]((2, 3, 4))
     lines = [MAKERS[rule](size) for size in (2, 3, 4)]
     states = grid.space.states()
-    assert (
-        grid.space == LatentSpace((2, 3, 4)) and grid.shape == (2, 3, 4) and grid.size == 24 and grid.n_dimensions == 3
-    )
+    assert grid.space == LatentSpace((2, 3, 4)) and grid.shape == (2, 3, 4) and grid.size == 24 and grid.n_dimensions == 3
     assert grid.nodes.shape == (24, 3) and grid.log_weights.shape == (24,)
     for axis, line in enumerate(lines):
         assert np.array_equal(grid.nodes[:, axis], line.nodes[states[:, axis], 0])

@@ -182,9 +182,7 @@ def test_block_size_must_be_a_positive_integer(block_size):
 
 def test_index_names_the_guilty_variable():
     space = LatentSpace((2, 3), names=("rain", "month"))
-    with pytest.raises(
-        ValueError, match=r"states must be in 0 \.\.\. 2 for variable 'month'; got 3 at index \(1, 1\)\."
-    ):
+    with pytest.raises(ValueError, match=r"states must be in 0 \.\.\. 2 for variable 'month'; got 3 at index \(1, 1\)\."):
         space.index([[0, 0], [1, 3]])
     with pytest.raises(ValueError, match=r"for variable 0; got -1 at index \(0,\)"):
         LatentSpace((2, 3)).index([-1, 0])

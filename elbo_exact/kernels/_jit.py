@@ -3,9 +3,9 @@
 ``@kernel`` marks a device function: it is inlined into its callers and has no cache of its own.
 ``@kernel(signature)`` marks an entry point: compiled for that one signature at its first call, or loaded from the disk.
 
-Numba's own disk cache knows only the file of a function, so it returns stale code after an edit of a callee or an upgrade of the
-package (numba issue 9312), and two cold processes can cross its numbered files. Here a file is named by a hash of everything
-that determines its content: signature, processor, versions, and the text of every file in this folder. It appears by an atomic
+Numba's own disk cache knows only the file of a function, so it returns stale code after an edit of a callee or an upgrade of
+the package (numba issue 9312), and two cold processes can cross its numbered files. Here a file is named by a hash of
+everything that determines its content: signature, processor, versions, and the text of every file in this folder. It appears by an atomic
 rename. Nobody ever reads another version's file, and nobody overwrites a file by something else. Where nothing is writable, or
 where numba is not of a tested version, kernels are compiled in each process and never cached.
 
@@ -30,12 +30,13 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast, overload
 
 import numba
-from numba import config, types, void
+from numba import types, void
 
 __all__ = ["BOOL", "FLOAT", "INT", "OUT", "OUT2", "ROW", "TABLE", "cache_report", "clear_cache", "kernel", "void"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+NJIT, CONFIG = cast(Any, numba.njit), cast(Any, numba.config)  # numba's own annotations do not know every option
 OPTIONS = {"nogil": True, "error_model": "numpy"}  # never fastmath: it deletes two-sums and folds NaN tests
 TESTED_NUMBA = ((0, 61), (0, 68))  # first and last minor version whose private cache classes are known
 FOLDER = Path(__file__).resolve().parent
@@ -122,7 +123,7 @@ def use_cache(dispatcher: Any, function: Callable[..., Any]) -> None:
     try:
         from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
-        cache = object.__new__(FunctionCache)
+        cache: Any = object.__new__(FunctionCache)
         cache._name, cache._py_func, cache._cache_path = repr(function), function, str(folder)
         cache._impl = object.__new__(CompileResultCacheImpl)
         cache._impl._locator = SimpleNamespace(ensure_cache_path=lambda: None)
@@ -150,7 +151,7 @@ class Kernel:
         """The compiled function of the signature."""
         with self._lock:
             if self._compiled is None:
-                dispatcher = numba.njit(**OPTIONS)(self.py_func)
+                dispatcher = NJIT(**OPTIONS)(self.py_func)
                 use_cache(dispatcher, self.py_func)
                 dispatcher._compiler = Announcing(dispatcher._compiler)
                 dispatcher.compile(self.signature)
@@ -185,12 +186,12 @@ def kernel(signature_or_function: Any, /) -> Callable[[Function], Function]: ...
 def kernel(signature_or_function: Any, /) -> Any:
     """Compile a device function (bare) or an entry point (with a signature); with NUMBA_DISABLE_JIT=1 leave it as it is."""
     if isinstance(signature_or_function, type(stamp.__wrapped__)):
-        if config.DISABLE_JIT:
+        if CONFIG.DISABLE_JIT:
             return signature_or_function
-        return numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(signature_or_function)
+        return NJIT(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(signature_or_function)
 
     def decorate(function: Function) -> Function:
-        return function if config.DISABLE_JIT else cast(Function, Kernel(function, signature_or_function))
+        return function if CONFIG.DISABLE_JIT else cast(Function, Kernel(function, signature_or_function))
 
     return decorate
 
@@ -202,7 +203,7 @@ def cache_report() -> dict[str, Any]:
     return {
         "folder": str(folder) if folder else None,
         "writable": folder is not None,
-        "in_use": folder is not None and numba_is_tested() and not config.DISABLE_JIT,
+        "in_use": folder is not None and numba_is_tested() and not CONFIG.DISABLE_JIT,
         "stamp": stamp()[:16],
         "numba": numba.__version__,
         "files": len(files),

@@ -7,8 +7,8 @@ pivot r, let e = (a' - b') - r, phi(e) = expm1(e) - e, psi(t) = t - log1p(t). Th
     G(r) = sum w phi(e) / W  + sum_{b = -inf} v exp(-r) / W   >= 0, term by term
     gap  = G(r) - psi(M(r)) = min over r of G(r),  at r* = log A - log W,  G(r* + x) - gap = x**2/2 + O(x**3)
 
-*Proof.* Multiply out: G(r) = sum q log(q/p) + (A exp(-r)/W - 1) - (log A - log W - r) = gap + psi(M(r)). So an error of the pivot
-enters squared, offsets of a and b cancel exactly in a' and b', and nothing is subtracted that could cancel. The forward
+*Proof.* Multiply out: G(r) = sum q log(q/p) + (A exp(-r)/W - 1) - (log A - log W - r) = gap + psi(M(r)). So an error of the
+pivot enters squared, offsets of a and b cancel exactly in a' and b', and nothing is subtracted that could cancel. The forward
 divergence KL(posterior || q) is the same sum with a and b exchanged and the pivot -r (its e is -e), so one pass yields both,
 and one M measures the pivot error of both.
 
@@ -31,8 +31,8 @@ from elbo_exact.kernels.reduce import (
     REST_LOW,
     TIES,
     TOP,
-    U,
     WEIGHT_ERROR,
+    U,
     add,
     chunk_extremes,
     chunk_rest,
@@ -202,10 +202,7 @@ def fill_record(sums, r, t, s, inverse, shift, error, weight_sum_error, n, both_
     mean, own = sums[DIRECT] / sum_b, log_sum_error(record[REST_B], record[LOG_B], n)
     record[R_DIRECT] = mean + record[LOG_B]
     record[R_DIRECT_BOUND] = 1.01 * (
-        (sums[DIRECT_BOUND] + tiny) / sum_b
-        + abs(mean) * (weight_sum_error + 2.0 * U)
-        + own
-        + U * abs(record[R_DIRECT])
+        (sums[DIRECT_BOUND] + tiny) / sum_b + abs(mean) * (weight_sum_error + 2.0 * U) + own + U * abs(record[R_DIRECT])
     )
     if both_ways:
         record[R_FORWARD], record[R_FORWARD_BOUND] = divergence_of(

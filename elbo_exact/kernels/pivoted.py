@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.reduce import CHUNK, ETA, INF, U, WEIGHT_ERROR, chain_error, merge_log_sums, row_log_sums, sum_error
+from elbo_exact.kernels.reduce import CHUNK, ETA, INF, WEIGHT_ERROR, U, chain_error, merge_log_sums, row_log_sums, sum_error
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp, exp_parts, expm1, log1p, phi, scale, two_sum, weight
 from elbo_exact.kernels.terms import guarded_mass, guarded_weight, log_ratio, scaled_product
 
@@ -225,8 +225,9 @@ def row_divergence(a, b, kind, weights, partials):
         elif b[z] == -INF:
             x, x_bound = (INF if kind == CHI2 else alone * v * s), v * s * (WEIGHT_ERROR + 10.0 * U)
         elif not b[z] - top_b >= NO_WEIGHT:
-            x, x_bound = (scale_exp_pair(a[z], top_a, b[z], top_b, s) if kind == CHI2 else alone * v * s), v * s * (
-                WEIGHT_ERROR + 10.0 * U
+            x, x_bound = (
+                (scale_exp_pair(a[z], top_a, b[z], top_b, s) if kind == CHI2 else alone * v * s),
+                v * s * (WEIGHT_ERROR + 10.0 * U),
             )
         else:
             e, _, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)

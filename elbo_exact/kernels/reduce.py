@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
-
 from elbo_exact.kernels._jit import INT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import log1p, two_sum, weight
 from elbo_exact.kernels.tiles import TILE, tiles

@@ -18,7 +18,6 @@ from elbo_exact.kernels._jit import BOOL, INT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.gap import (
     CHARGED,
     DIRECT,
-    DIRECT_BOUND,
     ENTROPY,
     ENTROPY_BOUND,
     FORWARD,
@@ -66,8 +65,8 @@ from elbo_exact.kernels.reduce import (
     OK,
     OVERFLOW,
     TOP,
-    U,
     ZERO_EVIDENCE,
+    U,
     kappa,
     log_evidence_of,
     log_sum_error,

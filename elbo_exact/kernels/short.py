@@ -1,9 +1,9 @@
 """Rows of at most SHORT states, side by side: the lanes are rows instead of states, otherwise all is as in ``gap``.
 
 A short row has too little work for the lanes of ``gap`` and waits 700 ns for its own latencies; across rows the same functions
-wait for nothing. Weights are summed in the order of the one tree, so the log evidence has the same bits; the other sums are plain
-TwoSum chains. A row that needs more care (NaN, infinities, weights near the subnormals, a gap below 1e-9) is left to ``rows``:
-its status is UNDECIDED, by its own data alone.
+wait for nothing. Weights are summed in the order of the one tree, so the log evidence has the same bits; the other sums are
+plain TwoSum chains. A row that needs more care (NaN, infinities, weights near the subnormals, a gap below 1e-9) is left to
+``rows``: its status is UNDECIDED, by its own data alone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from elbo_exact.kernels.reduce import (
     LANES,
     OK,
     TOP,
-    U,
     WEIGHT_ERROR,
+    U,
     chain_error,
     close_log_sum,
     log_evidence_of,
@@ -145,8 +145,8 @@ def open_rows(known_a, known_b, pivots):
 def close_short_row(known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, out):
     """A row's results from its lane; UNDECIDED if the error of its pivot could be felt.
 
-    The pivot's error is at most that of two logarithms, ``off``, and its square must vanish beside both divergences. Term by term
-    w phi(e) <= 1400 v phi(-e) for |e| <= 1400, so the gap speaks for the forward divergence too. No mass sum is needed here.
+    The pivot's error is at most that of two logarithms, ``off``, and its square must vanish beside both divergences. Term by
+    term w phi(e) <= 1400 v phi(-e) for |e| <= 1400, so the gap speaks for the forward divergence too; no mass sum is needed.
     """
     for column in (GAP, DIRECT, FORWARD, ENTROPY):
         sums[column] = lanes[column, i] + lanes[column + 1, i]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.reduce import ETA, INF, U, WEIGHT_ERROR
+from elbo_exact.kernels.reduce import ETA, INF, WEIGHT_ERROR, U
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp_parts, phi, phi_parts, scale, two_sum
 
 ORDINARY = -700.0  # below, a weight nears the subnormals and its block takes the guarded form
@@ -68,9 +68,7 @@ def mass_term(even, odd, e, e_low, w, v, s, delta, s_error, weight_error):
     near = w * f
     far = v * s - w
     near_bound = abs(near) * (weight_error + 8.0 * U) + 3.0 * w * delta
-    far_bound = (
-        v * s * (weight_error + s_error + 2.0 * U) + w * weight_error + abs(far) * U
-    )
+    far_bound = v * s * (weight_error + s_error + 2.0 * U) + w * weight_error + abs(far) * U
     inner = abs(e) < 1.0
     return (near if inner else far), (near_bound if inner else far_bound)
 
@@ -114,10 +112,7 @@ def guarded_divergence(a, top_a, b, top_b, mantissa, exponent, w, v, s, e, delta
         return x, x * (weight_error + 10.0 * U) + near + 3.0 * ETA
     x = max(0.0, outer - w * (1.0 + e))
     return x, (
-        outer * (weight_error + s_error + 2.0 * U)
-        + w * (1.0 + e) * (weight_error + 4.0 * U)
-        + w * delta
-        + ETA * (3.0 + s + e)
+        outer * (weight_error + s_error + 2.0 * U) + w * (1.0 + e) * (weight_error + 4.0 * U) + w * delta + ETA * (3.0 + s + e)
     )
 
 
@@ -141,9 +136,7 @@ def guarded_terms(a, b, top_a, top_b, r, t, s, inverse, s_error, weight_error):
     x, x_low = two_sum(a, -top_a)
     y, y_low = two_sum(b, -top_b)
     e, e_low, delta = log_ratio(x, x_low, y, y_low, r, t)
-    gap, gap_bound = guarded_divergence(
-        a, top_a, b, top_b, mantissa_w, exponent_w, w, v, s, e, delta, s_error, WEIGHT_ERROR
-    )
+    gap, gap_bound = guarded_divergence(a, top_a, b, top_b, mantissa_w, exponent_w, w, v, s, e, delta, s_error, WEIGHT_ERROR)
     forward, forward_bound = guarded_divergence(
         b, top_b, a, top_a, mantissa_v, exponent_v, v, w, inverse, -e, delta, s_error, WEIGHT_ERROR
     )

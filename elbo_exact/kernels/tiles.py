@@ -6,13 +6,15 @@ stack cannot, and stay in registers or the first-level cache: 1.6 against 2.4 ns
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
+
+CARRAY: Any = cast(Any, numba).carray
 
 __all__ = ["N_TILES", "ROWS", "SHORT", "TILE", "row_tiles", "state_tiles", "tiles"]
 
@@ -23,7 +25,7 @@ ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may ha
 def on_the_stack(height: int, width: int) -> Any:
     """A function that gives an uninitialised (height, width) array; compiled, it lives until the calling kernel returns."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @cast(Any, intrinsic)
     def memory(typing_context: Any) -> Any:
         def allocate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             block = cgutils.alloca_once(builder, ir.ArrayType(ir.DoubleType(), height * width))
@@ -34,9 +36,9 @@ def on_the_stack(height: int, width: int) -> Any:
     def array() -> Any:
         return np.empty((height, width))
 
-    @overload(array, inline="always")  # type: ignore[untyped-decorator]
+    @overload(array, inline="always")
     def compiled_array() -> Any:
-        return lambda: numba.carray(memory(), (height, width))
+        return lambda: CARRAY(memory(), (height, width))
 
     return array
 
