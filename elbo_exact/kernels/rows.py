@@ -145,13 +145,13 @@ def add_chunk(record, top_a, top_b, r, t, s, inverse, s_error, both_ways, sums):
         if a > -INF:
             add_inner(sums, GAP, mantissa_w, exponent_w, w, record[R_GAP], record[R_GAP_BOUND])
             add_inner(sums, DIRECT, mantissa_w, exponent_w, w, record[R_DIRECT] - own, record[R_DIRECT_BOUND] + own_bound)
-    if both_ways and a > -INF:
+    if both_ways:
         forward, forward_bound = guarded_divergence(
             b, top_b, a, top_a, mantissa_v, exponent_v, v, w, inverse, -e, delta, s_error, CHUNK_WEIGHT_ERROR
         )
         accumulate(sums, FORWARD, forward)
         sums[FORWARD_BOUND] += forward_bound
-        if b > -INF:
+        if a > -INF and b > -INF:
             add_inner(sums, FORWARD, mantissa_v, exponent_v, v, record[R_FORWARD], record[R_FORWARD_BOUND])
 
 
