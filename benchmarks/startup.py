@@ -55,10 +55,12 @@ def _python(code: str, *arguments: str, **variables: str) -> tuple[dict[str, flo
     """What a fresh interpreter prints, with its wall time, and its standard error."""
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [here])
+    # A user's interpreter keeps bytecode; where this variable forbids it, every warm start would compile the package's text again
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **variables},
+        env={**inherited, "PYTHONPATH": path, **variables},
         capture_output=True,
         text=True,
         check=True,

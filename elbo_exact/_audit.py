@@ -282,8 +282,7 @@ def _included(
         name, order = item if isinstance(item, tuple) else (item, None)
         one_of(name, "include", INCLUDABLE)
         if name == "jeffreys":
-            extra[name], bounds[name] = values["gap"] + values["forward_kl"], errors["gap"] + errors["forward_kl"]
-            bounds[name] = np.where(extra[name] < np.inf, 1.01 * bounds[name] + U * extra[name], bounds[name])
+            extra[name], bounds[name] = jeffreys_results(values["gap"], errors["gap"], values["forward_kl"], errors["forward_kl"])
             continue
         if name == "renyi_divergence":
             if order is None:
@@ -293,6 +292,17 @@ def _included(
             results, _ = f_divergence(log_joint, log_q, KINDS[name], unnormalized, nan_policy, executor)
         extra[name], bounds[name] = results[:, 0], results[:, 1]
     return extra, bounds
+
+
+@np.errstate(all="ignore")
+def jeffreys_results(
+    gap: FloatArray, gap_bound: FloatArray, forward: FloatArray, forward_bound: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """gap + forward_kl and its bound: 0 for an exact infinity, +inf where the sum leaves the range."""
+    value = gap + forward
+    bound = 1.01 * (gap_bound + forward_bound + U * value)
+    exact = ((gap == np.inf) & (gap_bound == 0.0)) | ((forward == np.inf) & (forward_bound == 0.0))
+    return value, np.where(exact, 0.0, np.where(value < np.inf, bound, np.inf))
 
 
 def _residual(evidence: float, elbo: float, gap: float) -> float:

@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from elbo_exact.errors import LogTableError
 
-__all__ = ["FloatArray", "broadcast_rows", "integer", "log_table", "one_of", "raise_bad_entry", "real_array", "same_states"]
+__all__ = [
+    "FloatArray",
+    "broadcast_rows",
+    "categories",
+    "integer",
+    "log_table",
+    "one_of",
+    "raise_bad_entry",
+    "real_array",
+    "same_states",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -117,3 +127,20 @@ def _on_the_cpu(values: Any, name: str) -> Any:
 def _refuse_inexact_integers(array: npt.NDArray[Any], name: str) -> None:
     if array.size and (int(array.max()) > LARGEST_EXACT_INTEGER or int(array.min()) < -LARGEST_EXACT_INTEGER):
         raise LogTableError(f"{name} holds integers beyond 2**53, which float64 cannot represent exactly; pass float64.", name)
+
+
+def categories(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArray[np.int64]:
+    """Whole numbers in 0 ... n_categories - 1 as int64; missing values (NaN or -1) are refused by name."""
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        index = tuple(map(int, np.argwhere(np.isnan(array))[0]))
+        raise LogTableError(f"{name} has a missing value (NaN) at index {index}; drop the observation.", name, index)
+    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and (array != np.floor(array)).any()):
+        raise TypeError(f"{name} must hold whole numbers 0 ... {n_categories - 1}; got dtype {array.dtype.name}.")
+    bad = (array < 0) | (array >= n_categories)
+    if bad.any():
+        index = tuple(map(int, np.argwhere(bad)[0]))
+        found = "a missing value (-1)" if array[index] == -1 else f"{array[index]:g}"
+        remedy = "drop the observation" if array[index] == -1 else "number the categories from 0"
+        raise LogTableError(f"{name} must be in 0 ... {n_categories - 1}; got {found} at index {index}; {remedy}.", name, index)
+    return array.astype(np.int64)

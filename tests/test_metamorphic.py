@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from flint import arb, ctx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from table_strategies import Array, U, perturbation, relation, tables
 
 import elbo_exact as ee
 
-Array = npt.NDArray[np.float64]
-EXAMPLES = int(os.environ.get("ELBO_EXACT_EXAMPLES", "150"))
-U = 2.0**-53
 LN2_ERROR = 2.0**-54  # of math.log(2) as a double
 QUANTITIES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy")
 DIVERGENCES = ("chi2_divergence", "total_variation", "hellinger", "jensen_shannon", "jeffreys")
 OFFSETS = (64.0, 1024.0, -(2.0**20))
-
-relation = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def tables(min_size: int = 1, max_size: int = 12, zeros: bool = True) -> st.SearchStrategy[tuple[Array, Array]]:
-    """Pairs of rows of multiples of 2**-8 or 2**-4, with impossible states, or with q within 2**-28 of the target."""
-
-    @st.composite
-    def draw_pair(draw: Any) -> tuple[Array, Array]:
-        n = draw(st.integers(min_size, max_size))
-        grid = draw(st.sampled_from([2.0**-8, 2.0**-4]))
-        entry = st.integers(-(2**12), 2**12)
-
-        def row(elements: Any) -> Array:
-            return np.array(draw(st.lists(elements, min_size=n, max_size=n)), np.float64)
-
-        a = row(entry) * grid
-        b = a + row(st.integers(-4, 4)) * 2.0**-30 if draw(st.booleans()) else row(entry) * grid
-        if zeros and draw(st.booleans()):
-            z = draw(st.integers(0, n - 1))
-            impossible, missed = (row(st.integers(0, 3)) == 0 for _ in range(2))
-            impossible[z] = missed[z] = False
-            a, b = np.where(impossible, -np.inf, a), np.where(missed, -np.inf, b)
-        return a, b
-
-    return draw_pair()
-
 
 def audit(a: Array, b: Array) -> ee.Audit:
     return ee.audit(a, b, include=DIVERGENCES, unnormalized=True)
@@ -130,18 +99,6 @@ def test_two_copies_of_every_state(pair: tuple[Array, Array]) -> None:
         assert_close(first, second, name)
     for name in ("log_evidence", "elbo", "eubo", "entropy", "log_q_normalizer"):
         assert_close(first, second, name, math.log(2), LN2_ERROR)
-
-
-def perturbation(a: Array, b: Array, size: float) -> float:
-    """How far both KLs can move when some entries of both rows move by at most ``size``.
-
-    The derivative of the gap is p - q in a, and q (log(q/p) - gap) in b: their sizes sum to at most 2 and to at most
-    2 max|log(q/p)|, and log(q/p) changes sign, so it is at most the spread of a - b. The same holds with p and q exchanged.
-    """
-    both = (a > -np.inf) & (b > -np.inf)
-    difference = a[both] - b[both]
-    spread = float(difference.max() - difference.min()) + 2.0 * size if difference.size else 0.0
-    return 1.01 * size * (2.0 + 2.0 * spread)
 
 
 @relation

@@ -136,8 +136,7 @@ def log_cosh_gap(y):
     if y > 20.0:
         return LOG_2 - (1.0 + 2.0 * y) * exp(-2.0 * y)
     x = expm1(2.0 * y)
-    half = expm1(y) + expm1(-y)  # 2 cosh y - 2
-    return y * (x / (x + 2.0)) - log1p(0.5 * half)
+    return y * (x / (x + 2.0)) - log1p(0.5 * (phi(y) + phi(-y)))  # cosh y - 1 without cancellation
 
 
 @kernel
@@ -150,8 +149,10 @@ def both_sided_term(kind, e, d, v, w, s, mantissa, exponent):
             term = scaled_product(mantissa, exponent, w, x * x)
             return term, term * (WEIGHT_ERROR + 12.0 * U) + 2.0 * w * abs(x) * exp(e) * d
         x = expm1(-e)
-        term = outer * scale_exp(x * x, e)
-        return term, term * (WEIGHT_ERROR + 20.0 * U + 3.3 * d)
+        factor_mantissa, factor_exponent = exp_parts(min(e, 1500.0))
+        term = scale(x * x * factor_mantissa * factor_mantissa * mantissa, exponent + factor_exponent + factor_exponent)
+        term = term if e < 1500.0 else INF
+        return term, term * (WEIGHT_ERROR + 24.0 * U + 3.3 * d)
     if kind == TOTAL_VARIATION:
         if e <= 1.0:
             term = 0.5 * scaled_product(mantissa, exponent, w, abs(expm1(e)))
@@ -172,15 +173,6 @@ def both_sided_term(kind, e, d, v, w, s, mantissa, exponent):
 
 
 @kernel
-def scale_exp(x, e):
-    """x exp(e), where exp(e) alone may overflow."""
-    if e > 1400.0:
-        return INF if x > 0.0 else 0.0
-    mantissa, exponent = exp_parts(e)
-    return scale(x * mantissa, exponent)
-
-
-@kernel
 def renyi_term(c, e, d, w, mantissa, exponent):
     """(h(e), bound) weighted by w; h has the sign of c (c - 1)."""
     if c * e > 690.0:
@@ -195,9 +187,13 @@ def renyi_term(c, e, d, w, mantissa, exponent):
 
 @kernel
 def finish_divergence(kind, value, bound):
-    """The distance that users know from its sum: Hellinger is the square root."""
+    """The distance that users know from its sum: Hellinger is the square root; the largest values are theorems."""
+    if kind == TOTAL_VARIATION:
+        return min(value, 1.0), bound
+    if kind == JENSEN_SHANNON:
+        return min(value, LOG_2), bound
     if kind == HELLINGER and value > 0.0:
-        root = np.sqrt(value)
+        root = min(1.0, np.sqrt(value))
         return root, 1.01 * min(bound / root, np.sqrt(bound)) + U * root
     if kind == HELLINGER:
         return 0.0, np.sqrt(bound) if bound > 0.0 else 0.0
@@ -248,8 +244,8 @@ def row_divergence(a, b, kind, weights, partials):
 @kernel
 def scale_exp_pair(a, top_a, b, top_b, s):
     """v**2 s**2 / w where w has no weight at all: finite only if v is as small."""
-    exponent = 2.0 * (a - top_a) - (b - top_b)
-    return INF if exponent > -1400.0 else 0.0
+    quarter = 2.0 * (0.25 * a - 0.25 * top_a) - (0.25 * b - 0.25 * top_b)  # a difference of doubles may overflow
+    return INF if quarter > -350.0 else 0.0
 
 
 @kernel
@@ -275,6 +271,10 @@ def row_renyi(a, b, alpha, weights, partials):
         else:
             shared = True
             e, _, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
+            if not abs(e) < INF and alpha > 1.0:
+                return INF, INF
+            if not abs(e) < INF:  # a - max a overflows: the state has no mass under p
+                e, delta = -1500.0, 0.0
             d = U * abs(e) + delta + off
             if e < lowest:
                 lowest, lowest_bound = e, d

@@ -95,7 +95,8 @@ def power_of_two(exponent):
 
 @kernel
 def scale(x, exponent):
-    """x * 2**exponent for |exponent| <= 2044, in two exact-power steps, so that gradual underflow rounds once."""
+    """x * 2**exponent for any exponent, in two exact-power steps, so that gradual underflow rounds once."""
+    exponent = min(max(exponent, np.int64(-2044)), np.int64(2044))
     half = exponent >> np.int64(1)
     return (x * power_of_two(half)) * power_of_two(exponent - half)
 

@@ -1,0 +1,135 @@
+"""Rows of log probabilities, the parameters of everything discrete: check, normalize, compare, re-estimate.
+
+The model behind a stored row is exp(row) renormalized exactly: a row of rounded logarithms sums to 1 only up to a few units of
+rounding, and N observations would turn that into N times as many nats of fictitious gain or loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, raise_bad_entry, real_array
+from elbo_exact.errors import LogTableError
+from elbo_exact.kernels.reduce import log_evidence_rows
+
+__all__ = [
+    "LIBM",
+    "U",
+    "draw",
+    "log_simplex",
+    "maximized",
+    "normalized",
+    "pseudo_count_table",
+    "simplex_change",
+    "uniform_simplex",
+]
+
+U = 2.0**-53
+LIBM = 8.0 * U  # assumed of NumPy's exp, expm1, log and log1p: 4 ulp, the largest error NumPy accepts in its own tests
+
+
+def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> FloatArray:
+    """A read-only copy of log probabilities whose last axis sums to 1 within 1e-6 in log mass."""
+    table = real_array(values, name).copy()
+    if table.ndim != n_axes or 0 in table.shape:
+        raise LogTableError(
+            f"{name} must have {n_axes} axes without a length of 0; got shape {table.shape}.", name, table.shape
+        )
+    if not (table < np.inf).all():
+        raise_bad_entry(table, name)
+    sums = _log_normalizers(table)[0][..., 0]
+    if (np.abs(sums) > NORMALIZER_TOLERANCE).any():
+        index = tuple(map(int, np.argwhere(np.abs(sums) > NORMALIZER_TOLERANCE)[0]))
+        raise LogTableError(
+            f"{name} sums to {float(np.exp(sums[index])):.3g} at index {index}; expected 1 (within 1e-6); "
+            "pass logarithms of normalized probabilities.",
+            name,
+            float(sums[index]),
+        )
+    table.flags.writeable = False
+    return table
+
+
+def normalized(table: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The logarithms of exp(table) renormalized over the last axis, and their error bounds."""
+    log_sums, bounds = _log_normalizers(table)
+    value = table - log_sums
+    with np.errstate(invalid="ignore"):  # the normalizer's own bound, and one rounding of the difference
+        return value, np.where(value > -np.inf, 1.01 * (bounds + U * np.abs(value)), 0.0)
+
+
+def simplex_change(old: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """log(p_new/p_old) of the renormalized rows, to full relative precision for small changes, and its error bound.
+
+    With D = new - old and p = softmax(old), log(p_new/p_old) = D - log1p(M) with M = sum p expm1(D): no logarithms of numbers
+    near each other are subtracted. D is one subtraction of stored doubles. Where D > 1 (or old = -inf) the term is
+    exp(new)/W - p, which cannot overflow. States impossible in both have change 0.
+    """
+    n_categories = old.shape[-1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where((old == -np.inf) & (new == -np.inf), 0.0, new - old)
+        total = np.exp(old).sum(axis=-1, keepdims=True)
+        p, moved = np.exp(old) / total, np.exp(new) / total
+        large = difference > 1.0
+        terms = np.where(large, moved - p, p * np.expm1(np.where(large, 0.0, difference)))
+        shift = np.log1p(terms.sum(axis=-1, keepdims=True))
+        change = difference - shift
+        # p: exp twice (LIBM each), the sum and the division (C + 1) u; expm1 one LIBM and u |D| e^D from rounding D, where
+        # |D e^D| <= 3 |expm1(D)| for D <= 1; the product and the sum of terms (C + 1) u. Large terms: moved and p apart.
+        relative = 3.0 * LIBM + (2 * n_categories + 6) * U
+        size = np.where(large, moved + p, np.abs(terms)).sum(axis=-1, keepdims=True)
+        shift_error = relative * size / np.exp(shift) + LIBM * np.abs(shift)
+        error = np.where(np.isfinite(change), U * np.abs(difference) + shift_error + U * np.abs(change), 0.0)
+    return change, 1.01 * error  # 1.01: second order, and the rounding of the bound itself
+
+
+def maximized(old: FloatArray, counts: FloatArray) -> FloatArray:
+    """log of counts normalized over the last axis: the maximum of sum counts * log p.
+
+    Structural zeros of ``old`` stay; a category never seen becomes one; a row without any count keeps its old parameters.
+    """
+    allowed = np.where(old > -np.inf, counts, 0.0)
+    total = allowed.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(total > 0.0, np.log(allowed / total), old))
+
+
+def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Log probabilities uniform on the simplex of the categories that ``pattern`` allows: normalized exponential variables."""
+    with np.errstate(divide="ignore"):
+        draws = np.where(pattern > -np.inf, np.log(rng.standard_exponential(pattern.shape)), -np.inf)
+    return normalized(draws)[0]
+
+
+def pseudo_count_table(pseudo_counts: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
+    """Counts of imaginary observations, broadcast to the shape of the parameters they belong to."""
+    counts: Any = real_array(pseudo_counts, name)
+    try:
+        counts = np.broadcast_to(counts, shape)
+    except ValueError:
+        raise LogTableError(f"{name} must broadcast to shape {shape}; got {counts.shape}.", name, counts.shape) from None
+    if not (np.isfinite(counts) & (counts >= 0.0)).all():
+        raise LogTableError(f"{name} must be finite and >= 0; smallest is {float(np.min(counts)):g}.", name)
+    return np.asarray(counts)
+
+
+def draw(log_probabilities: FloatArray, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """One column for each entry of ``rows``, drawn from that row of log probabilities."""
+    cumulative = np.cumsum(np.exp(log_probabilities), axis=-1)
+    last = log_probabilities.shape[-1] - 1 - np.argmax(log_probabilities[:, ::-1] > -np.inf, axis=-1)
+    level = rng.random(len(rows)) * cumulative[rows, -1]
+    found = np.asarray((cumulative[rows] <= level[:, None]).sum(axis=-1), dtype=np.int64)
+    return np.asarray(np.minimum(found, last[rows]))  # rounding must not reach a category beyond the last possible one
+
+
+def _log_normalizers(table: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """log sum exp over the last axis, kept with length 1, and its error bound."""
+    rows = table.reshape(-1, table.shape[-1])
+    out = np.empty((len(rows), 3))
+    with np.errstate(all="ignore"):
+        log_evidence_rows(rows, 0, len(rows), out)
+    shape = (*table.shape[:-1], 1)
+    return out[:, 0].reshape(shape), out[:, 1].reshape(shape)

@@ -1,0 +1,6 @@
+"""Models: parameters to log tables, weight tables back to parameters."""
+
+from elbo_exact.models.mixture import Mixture, MixtureStatistics
+from elbo_exact.models.monomial import Monomial
+
+__all__ = ["Mixture", "MixtureStatistics", "Monomial"]

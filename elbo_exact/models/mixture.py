@@ -1,0 +1,302 @@
+"""Finite mixture of independent observed variables: latent class analysis (Lazarsfeld & Henry 1968; Goodman 1974)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._validate import FloatArray, integer, real_array
+from elbo_exact.errors import LogTableError
+from elbo_exact.families import Categorical
+from elbo_exact.families._simplex import (
+    U,
+    draw,
+    log_simplex,
+    maximized,
+    normalized,
+    pseudo_count_table,
+    simplex_change,
+    uniform_simplex,
+)
+from elbo_exact.models._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
+from elbo_exact.space import LatentSpace
+
+__all__ = ["Mixture", "MixtureStatistics"]
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureStatistics:
+    """Expected counts of a mixture; those of two batches add up.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (K,)
+        Expected number of observations of each class.
+    components : tuple of ndarray, shapes (K, C_d)
+        Expected counts of each category of each column.
+    """
+
+    weights: FloatArray
+    components: tuple[FloatArray, ...]
+
+    def __add__(self, other: MixtureStatistics) -> MixtureStatistics:
+        """The statistics of both batches together."""
+        pairs = zip(self.components, other.components, strict=True)
+        return MixtureStatistics(self.weights + other.weights, tuple(mine + theirs for mine, theirs in pairs))
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """p(x, z = k) = weight_k * product over columns d of p_d(x_d | k).
+
+    Parameters
+    ----------
+    log_weights : array_like, shape (K,)
+        Log class shares; sum to 1 within 1e-6 in log mass, renormalized exactly where they are used.
+    components : sequence of Categorical
+        One family with K rows for each observed column.
+
+    Raises
+    ------
+    LogTableError, ValueError
+        Shares that do not sum to 1, no column, or a family without K rows.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> answers = Categorical(np.log([[0.9, 0.1], [0.2, 0.8]]))
+    >>> model = Mixture(np.log([0.5, 0.5]), [answers, answers])
+    >>> ee.posterior(model.log_joint([[0, 0], [0, 1]])).round(4)
+    array([[0.9529, 0.0471],
+           [0.36  , 0.64  ]])
+    """
+
+    log_weights: FloatArray
+    components: tuple[Categorical, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_weights", log_simplex(self.log_weights, "log_weights", 1))
+        object.__setattr__(self, "components", tuple(self.components))
+        if not self.components:
+            raise ValueError("components must hold at least one family, one per observed column; got none.")
+        for column, family in enumerate(self.components):
+            if family.n_states != self.n_components:
+                raise ValueError(
+                    f"components[{column}] must have {self.n_components} rows, one per log weight; got {family.n_states}."
+                )
+
+    @classmethod
+    def random(cls, n_components: int, n_categories: Sequence[int], *, rng: np.random.Generator | int | None = None) -> Mixture:
+        """Shares and category probabilities drawn uniformly from their simplices.
+
+        Parameters
+        ----------
+        n_components : int
+            Number of classes K.
+        n_categories : sequence of int
+            Number of categories of each column.
+        rng : numpy.random.Generator or seed, optional
+
+        Examples
+        --------
+        >>> Mixture.random(3, [2, 2, 4], rng=0).space.sizes
+        (3,)
+        """
+        generator, n_states = np.random.default_rng(rng), integer(n_components, "n_components", 1)
+        log_weights = uniform_simplex(np.zeros(n_states), generator)
+        return cls(log_weights, tuple(Categorical.random(n_states, size, rng=generator) for size in n_categories))
+
+    @classmethod
+    def initialize(cls, x: npt.ArrayLike, n_components: int, *, rng: np.random.Generator | int | None = None) -> Mixture:
+        """A random mixture with as many categories in each column as the data show: 1 + the largest.
+
+        Examples
+        --------
+        >>> Mixture.initialize([[0, 2], [1, 0]], 2, rng=0).components[1].n_categories
+        3
+        """
+        columns = _columns(x)
+        if columns.shape[0] == 0:
+            raise LogTableError("x must hold at least one observation to count its categories; got 0.", "x", columns.shape)
+        return cls.random(n_components, [int(column.max()) + 1 for column in columns.T], rng=rng)
+
+    @property
+    def n_components(self) -> int:
+        """Number of classes K."""
+        return int(self.log_weights.size)
+
+    @property
+    def space(self) -> LatentSpace:
+        """The latent class: one variable with K values."""
+        return LatentSpace((self.n_components,))
+
+    def log_joint(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
+        """log p(x_n, z = k), in nats.
+
+        Parameters
+        ----------
+        x : array_like of int, shape (N, D)
+            One column per family, categories numbered from 0.
+        states : slice, optional
+            Only these classes.
+
+        Returns
+        -------
+        ndarray, shape (N, K) or (N, stop - start)
+
+        Raises
+        ------
+        TypeError, LogTableError
+            Not whole numbers, a missing value, a category out of range, or the wrong number of columns.
+        """
+        first, last = self.space.span(states)
+        table: FloatArray = normalized(self.log_weights)[0] + np.zeros((len(self._checked(x)), 1))
+        for column, family in self._pairs(x):
+            table = table + family.log_density(column)
+        return np.ascontiguousarray(table[:, first:last])
+
+    def log_joint_error(self, x: npt.ArrayLike) -> FloatArray:
+        """Bound on the rounding error of `log_joint`, shape (N, K): that of every term, and D additions of non-positive terms."""
+        bound: FloatArray = normalized(self.log_weights)[1] + np.zeros((len(self._checked(x)), 1))
+        for column, family in self._pairs(x):
+            bound = bound + family.log_density_error(column)
+        size = np.abs(self.log_joint(x))
+        return 1.01 * np.where(np.isfinite(size), bound + len(self.components) * U * size, 0.0)
+
+    def log_joint_change(self, other: Mixture, x: npt.ArrayLike) -> FloatArray:
+        """log p_other(x_n, k) - log p_self(x_n, k), from parameter differences, shape (N, K).
+
+        Small changes keep their relative precision, which a difference of two log tables loses. A state lost is -inf, a state won
+        +inf, impossible in both 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> answers = Categorical(np.log([[0.5, 0.5]]))
+        >>> moved = Categorical(np.log([[0.5 + 2.0**-40, 0.5 - 2.0**-40]]))
+        >>> change = Mixture([0.0], [answers]).log_joint_change(Mixture([0.0], [moved]), [[0]])
+        >>> (change * 2.0**39).round(4)
+        array([[1.]])
+        """
+        return self.log_joint_change_and_error(other, x)[0]
+
+    def log_joint_change_and_error(self, other: Mixture, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`log_joint_change` and a bound on its rounding error, both (N, K)."""
+        terms = [simplex_change(self.log_weights, other.log_weights)]
+        for (column, family), theirs in zip(self._pairs(x), other.components, strict=True):
+            terms.append(family.log_density_change(theirs, column))
+        return summed_change(terms, self.log_joint(x), other.log_joint(x))
+
+    def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> MixtureStatistics:
+        """Expected counts under a weight table, additive over batches.
+
+        Parameters
+        ----------
+        x : array_like of int, shape (N, D)
+        weights : array_like, shape (N, K)
+            Posterior of each observation times how often it was seen.
+        """
+        table = real_array(weights, "weights")
+        expected = (len(self._checked(x)), self.n_components)
+        if table.shape != expected:
+            raise LogTableError(f"weights must have shape {expected}; got {table.shape}.", "weights", table.shape)
+        components = tuple(family.statistics(column, table) for column, family in self._pairs(x))
+        return MixtureStatistics(table.sum(axis=0), components)
+
+    def maximize(self, statistics: MixtureStatistics, prior: Any = None) -> Mixture:
+        """The mixture that maximizes the expected log joint plus the prior's pseudo-counts times log parameters.
+
+        Parameters
+        ----------
+        statistics : MixtureStatistics
+        prior : float or MixtureStatistics, optional
+            Counts of imaginary observations: one number for every share and every category, or a full set of statistics.
+
+        Returns
+        -------
+        Mixture
+            Structural zeros stay zero. A class without any observation gets weight 0 and keeps its category probabilities.
+        """
+        imaginary = self._pseudo_counts(prior)
+        counts = pseudo_count_table(statistics.weights, self.log_weights.shape, "statistics.weights")
+        parts = zip(self.components, statistics.components, imaginary.components, strict=True)
+        return Mixture(
+            maximized(self.log_weights, counts + imaginary.weights),
+            tuple(family.maximize(part, pseudo_counts=extra) for family, part, extra in parts),
+        )
+
+    def log_prior(self, prior: Any = None) -> float:
+        """Sum of pseudo-counts times log parameters, in nats: the Dirichlet log prior up to a constant."""
+        return log_prior(self._prior_tables(prior))
+
+    def log_prior_change(self, other: Mixture, prior: Any = None) -> tuple[float, float]:
+        """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
+        return log_prior_change(self._prior_tables(prior), other._tables())
+
+    def rounding_loss(self, statistics: MixtureStatistics, prior: Any, relative_error: float) -> float:
+        """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
+        counts = zip((statistics.weights, *statistics.components), self._prior_tables(prior), strict=True)
+        return rounding_loss((observed + imaginary for observed, (_, imaginary) in counts), relative_error)
+
+    def randomize(self, rng: np.random.Generator) -> Mixture:
+        """A random mixture of the same shape and with the same structural zeros."""
+        return Mixture(uniform_simplex(self.log_weights, rng), tuple(family.randomize(rng) for family in self.components))
+
+    def sample(
+        self, n: int, *, rng: np.random.Generator | int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Draw (x, z): observations (n, D) and their classes (n,).
+
+        Examples
+        --------
+        >>> x, z = Mixture.random(2, [3, 3], rng=0).sample(5, rng=1)
+        >>> x.shape, z.shape
+        ((5, 2), (5,))
+        """
+        generator = np.random.default_rng(rng)
+        z = draw(self.log_weights[None, :], np.zeros(integer(n, "n", 0), np.int64), generator)
+        return np.stack([family.sample(z, rng=generator) for family in self.components], axis=1), z
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists; structural zeros are -inf."""
+        tables = [family.log_probabilities.tolist() for family in self.components]
+        return {"log_weights": self.log_weights.tolist(), "components": tables}
+
+    def _tables(self) -> tuple[FloatArray, ...]:
+        return (self.log_weights, *(family.log_probabilities for family in self.components))
+
+    def _prior_tables(self, prior: Any) -> list[PriorTable]:
+        imaginary = self._pseudo_counts(prior)
+        return list(zip(self._tables(), (imaginary.weights, *imaginary.components), strict=True))
+
+    def _pseudo_counts(self, prior: Any) -> MixtureStatistics:
+        given = prior if isinstance(prior, MixtureStatistics) else None
+        number = 0.0 if prior is None or given is not None else prior
+        weights = pseudo_count_table(given.weights if given else number, self.log_weights.shape, "prior")
+        parts = given.components if given else (number,) * len(self.components)
+        tables = zip(parts, self.components, strict=True)
+        return MixtureStatistics(
+            weights, tuple(pseudo_count_table(part, family.log_probabilities.shape, "prior") for part, family in tables)
+        )
+
+    def _pairs(self, x: npt.ArrayLike) -> list[tuple[npt.NDArray[Any], Categorical]]:
+        return list(zip(np.asarray(x).T, self.components, strict=True))
+
+    def _checked(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        array = np.asarray(x)
+        if array.ndim != 2 or array.shape[1] != len(self.components):
+            raise LogTableError(
+                f"x must have shape (N, {len(self.components)}), one column per family; got {array.shape}.", "x", array.shape
+            )
+        return array
+
+
+def _columns(x: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = np.asarray(x)
+    if array.ndim != 2:
+        raise LogTableError(f"x must have two axes, observations and columns; got shape {array.shape}.", "x", array.shape)
+    return array
