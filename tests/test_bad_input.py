@@ -62,6 +62,11 @@ def good() -> Array:
     return np.full((6, 8), -np.log(8.0))
 
 
+def with_good_prior(log_likelihood: Any, log_q: Any) -> Any:
+    """For a first argument that has no shape to make a prior of."""
+    return ee.elbo_terms(log_likelihood, good(), log_q)
+
+
 def call(function: Call, role: str, table: Any) -> Any:
     """Pass a table in its role; the other one is good and has its shape where that makes sense."""
     if role == "only":
@@ -116,6 +121,7 @@ def test_nan_beside_impossible_and_infinite_entries(function: Call, argument: st
 @every_table
 def test_no_states(function: Call, argument: str, role: str) -> None:
     message = f"{argument} has 0 states along axis=-1; at least 1 is required."
+    function = with_good_prior if argument == "log_likelihood" else function
     if role == "only":
         assert_refused(ee.LogTableError, message, function, np.empty((3, 0)))
     elif role == "target":
@@ -128,8 +134,7 @@ def test_no_states(function: Call, argument: str, role: str) -> None:
 def test_scalars(function: Call, argument: str, role: str) -> None:
     message = f"{argument} must have at least one axis, the states; got a scalar."
     arguments = {"only": (0.0,), "target": (0.0, good()), "q": (good(), 0.0)}[role]
-    if argument == "log_likelihood":
-        function = lambda a, b: ee.elbo_terms(a, good(), b)  # noqa: E731 - the wrapper reads the shape of its first argument
+    function = with_good_prior if argument == "log_likelihood" else function
     assert_refused(ee.LogTableError, message, function, *arguments)
 
 
@@ -226,9 +231,8 @@ def test_q_without_support(function: Call, target: str) -> None:
 def test_q_that_is_not_normalized(function: Call, target: str) -> None:
     table = good()
     table[3] += np.log(1.2)
-    name = "log_joint" if target == "log_joint" else target
     message = (
-        f"log_q sums to 1.2 at index (3,) (log normalizer 0.182); the target comes first: are {name} and log_q swapped? "
+        f"log_q sums to 1.2 at index (3,) (log normalizer 0.182); the target comes first: are {target} and log_q swapped? "
         "Pass unnormalized=True if this is intended."
     )
     assert_refused(ee.LogTableError, message, function, good(), table)
@@ -236,8 +240,8 @@ def test_q_that_is_not_normalized(function: Call, target: str) -> None:
     function(good(), good() + 9e-7)
     with pytest.raises(ee.LogTableError, match=r"^log_q sums to 1 at index \(0,\) \(log normalizer 1\.1e-06\)"):
         function(good(), good() + 1.1e-6)
-    with pytest.raises(ee.LogTableError, match=r"^log_q sums to inf at index \(0,\) \(log normalizer 1e\+0[34]\)"):
-        function(good(), good() + 1e4 if target == "x" else good() + 1e3)
+    with pytest.raises(ee.LogTableError, match=r"^log_q sums to inf at index \(0,\) \(log normalizer 1e\+03\)"):
+        function(good(), good() + 1e3)
 
 
 def test_entropy_without_support_or_normalization() -> None:
@@ -320,7 +324,7 @@ def test_options_of_audit() -> None:
     assert_refused(ValueError, "certify must be one of None, 'arb'; got 'mpmath'.", ee.audit, table, table, certify="mpmath")
     with pytest.raises(ValueError, match=r"^include must be one of .*; got 'kl'\.$"):
         ee.audit(table, table, include=["kl"])
-    with pytest.raises(ValueError, match=r"^include must give the order of \"renyi_divergence\""):
+    with pytest.raises(ValueError, match=r"^include must name the order: \(\"renyi_divergence\", alpha\)"):
         ee.audit(table, table, include=["renyi_divergence"])
     result = ee.audit(table, table)
     with pytest.raises(AttributeError, match=r"^Audit has no quantity 'hellinger'; pass include=\('hellinger',\) to audit\(\)\.$"):

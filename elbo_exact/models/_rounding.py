@@ -37,13 +37,16 @@ def summed_change(
     return np.where(was & is_now, change, lost_or_won), np.where(was & is_now, error, 0.0)
 
 
-def log_prior(tables: Iterable[PriorTable]) -> float:
-    """Sum of pseudo-counts times log probabilities; structural zeros have no prior."""
-    return math.fsum(
-        math.fsum((counts[used] * normalized(table)[0][used]).tolist())
-        for table, counts in tables
-        for used in [(counts > 0.0) & (table > -np.inf)]
-    )
+def log_prior(tables: Iterable[PriorTable]) -> tuple[float, float]:
+    """Sum of pseudo-counts times log probabilities, and its error bound; structural zeros have no prior."""
+    values, bounds = [0.0], [0.0]
+    for table, counts in tables:
+        used = (counts > 0.0) & (table > -np.inf)
+        logs, errors = normalized(table)
+        values += (counts[used] * logs[used]).tolist()
+        bounds += (counts[used] * (errors[used] + U * np.abs(logs[used]))).tolist()
+    value = math.fsum(values)
+    return value, 1.01 * (math.fsum(bounds) + U * abs(value))
 
 
 def log_prior_change(tables: Iterable[PriorTable], new: Iterable[FloatArray]) -> tuple[float, float]:

@@ -229,8 +229,8 @@ class Mixture:
             tuple(family.maximize(part, pseudo_counts=extra) for family, part, extra in parts),
         )
 
-    def log_prior(self, prior: Any = None) -> float:
-        """Sum of pseudo-counts times log parameters, in nats: the Dirichlet log prior up to a constant."""
+    def log_prior(self, prior: Any = None) -> tuple[float, float]:
+        """Sum of pseudo-counts times log parameters, in nats (the Dirichlet log prior up to a constant), and its error bound."""
         return log_prior(self._prior_tables(prior))
 
     def log_prior_change(self, other: Mixture, prior: Any = None) -> tuple[float, float]:

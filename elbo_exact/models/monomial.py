@@ -140,8 +140,8 @@ class Monomial:
         log_probabilities = maximized(self.log_probabilities, counts + self._pseudo_counts(prior))
         return Monomial(log_probabilities, self.log_constants, self.exponents)
 
-    def log_prior(self, prior: Any = None) -> float:
-        """Sum of pseudo-counts times log parameters, in nats."""
+    def log_prior(self, prior: Any = None) -> tuple[float, float]:
+        """Sum of pseudo-counts times log parameters, in nats, and its error bound."""
         return log_prior(self._prior_tables(prior))
 
     def log_prior_change(self, other: Monomial, prior: Any = None) -> tuple[float, float]:

@@ -1,0 +1,97 @@
+"""The loop of every fit: take steps until one gains nothing, and prove on the way that none lost anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from elbo_exact.fit.result import FitResult, Outcome, Restart
+
+__all__ = ["Point", "Step", "climb"]
+
+EPSILON = 2.0**-52
+
+
+class Point(Protocol):
+    """A place on the way up."""
+
+    @property
+    def model(self) -> Any:
+        """The model at this place."""
+
+    @property
+    def objective(self) -> float:
+        """What the fit maximizes, in nats."""
+
+    @property
+    def objective_error(self) -> float:
+        """Bound on its rounding error."""
+
+
+P = TypeVar("P", bound=Point)
+
+
+class Step(NamedTuple):
+    """A new point, what it gained, and how far rounding can have moved the gain."""
+
+    point: Any
+    gain: float
+    error: float
+
+
+def climb(
+    point: P, step: Callable[[P], Step], max_iter: int, tolerance: float | None, progress: str | None = None
+) -> FitResult:
+    """Take steps until a gain is at most ``tolerance`` or its own error bound.
+
+    A step whose gain is below minus its error bound did not maximize: it is dropped and the fit ends. Without a tolerance the fit
+    goes on while a step gains more than the spacing of doubles at the objective: below that the objective cannot show it.
+    """
+    bar = _bar(progress)
+    trace = [point.objective]
+    gains: list[float] = []
+    errors: list[float] = []
+    outcome, detail = Outcome.MAX_ITER, ""
+    for _ in range(max_iter):
+        following, gain, error = step(point)
+        if gain < -error:
+            outcome = Outcome.NOT_MONOTONE
+            detail = f"step {len(gains) + 1} changes the objective by {gain:.3g} nats; rounding explains {error:.3g}."
+            break
+        point = following
+        trace.append(point.objective)
+        gains.append(gain)
+        errors.append(error)
+        if bar is not None:
+            bar.set_postfix_str(f"objective {point.objective:.6f}", refresh=False)
+            bar.update()
+        limit = EPSILON * abs(point.objective) if tolerance is None else tolerance
+        if gain <= max(limit, error):
+            outcome = Outcome.CONVERGED
+            break
+    if bar is not None:
+        bar.close()
+    if outcome is not Outcome.NOT_MONOTONE:
+        detail = f"the last of {len(gains)} steps gained {gains[-1]:.3g} nats."
+    end = Restart(point.objective, len(gains), outcome)
+    return FitResult(
+        model=point.model,
+        trace=np.array(trace),
+        gains=np.array(gains),
+        gain_errors=np.array(errors),
+        error=point.objective_error,
+        outcome=outcome,
+        detail=detail,
+        restarts=(end,),
+    )
+
+
+def _bar(label: str | None) -> Any:
+    """A progress bar on stderr, or None."""
+    if label is None:
+        return None
+    from tqdm import tqdm  # only who asks for a bar waits for its import
+
+    return tqdm(desc=label, unit="step", leave=False)
