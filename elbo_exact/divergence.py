@@ -96,12 +96,8 @@ def reverse_kl(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -111,7 +107,7 @@ def reverse_kl(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -141,12 +137,8 @@ def forward_kl(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -156,7 +148,7 @@ def forward_kl(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -186,12 +178,8 @@ def jeffreys(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -201,7 +189,7 @@ def jeffreys(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -231,12 +219,8 @@ def cross_entropy(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -246,7 +230,7 @@ def cross_entropy(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -309,12 +293,8 @@ def chi2_divergence(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -324,7 +304,7 @@ def chi2_divergence(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -354,12 +334,8 @@ def total_variation(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -368,7 +344,7 @@ def total_variation(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -398,12 +374,8 @@ def hellinger(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -412,7 +384,7 @@ def hellinger(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -442,12 +414,8 @@ def jensen_shannon(
     ----------
     log_p, log_q : array_like, shape (..., S)
         log p and log q; leading axes broadcast. log_p need not be normalised.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -456,7 +424,7 @@ def jensen_shannon(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
 
     Notes
     -----
@@ -489,12 +457,8 @@ def renyi_divergence(
         log p and log q; leading axes broadcast. log_p need not be normalised.
     alpha : float
         The order: any real number or +inf.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
-    nan_policy : {"raise", "propagate"}
-        What a NaN does: raise, or make its row NaN.
-    executor : concurrent.futures.Executor, optional
-        Where the work runs; by default threads.
+    unnormalized, nan_policy, executor
+        As in `gap`.
 
     Returns
     -------
@@ -504,7 +468,7 @@ def renyi_divergence(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        As in `gap`.
     ValueError
         alpha is NaN, -inf or not one number.
 

@@ -1,0 +1,44 @@
+"""The public names, for type checkers; a test compares this file with the lazy one."""
+
+from elbo_exact import families as families
+from elbo_exact import fit as fit
+from elbo_exact import gallery as gallery
+from elbo_exact import models as models
+from elbo_exact._audit import Audit as Audit
+from elbo_exact._audit import audit as audit
+from elbo_exact._density import DensityAudit as DensityAudit
+from elbo_exact._density import audit_density as audit_density
+from elbo_exact.divergence import chi2_divergence as chi2_divergence
+from elbo_exact.divergence import cross_entropy as cross_entropy
+from elbo_exact.divergence import entropy as entropy
+from elbo_exact.divergence import forward_kl as forward_kl
+from elbo_exact.divergence import gap as gap
+from elbo_exact.divergence import hellinger as hellinger
+from elbo_exact.divergence import jeffreys as jeffreys
+from elbo_exact.divergence import jensen_shannon as jensen_shannon
+from elbo_exact.divergence import renyi_divergence as renyi_divergence
+from elbo_exact.divergence import reverse_kl as reverse_kl
+from elbo_exact.divergence import total_variation as total_variation
+from elbo_exact.errors import EnumerationTooLarge as EnumerationTooLarge
+from elbo_exact.errors import LogTableError as LogTableError
+from elbo_exact.errors import ZeroEvidence as ZeroEvidence
+from elbo_exact.evidence import log_evidence as log_evidence
+from elbo_exact.evidence import log_posterior as log_posterior
+from elbo_exact.evidence import map_state as map_state
+from elbo_exact.evidence import posterior as posterior
+from elbo_exact.evidence import posterior_marginals as posterior_marginals
+from elbo_exact.evidence import sample_posterior as sample_posterior
+from elbo_exact.evidence import top_states as top_states
+from elbo_exact.fit import FitResult as FitResult
+from elbo_exact.fit import Outcome as Outcome
+from elbo_exact.fit import fit_em as fit_em
+from elbo_exact.grid import Grid as Grid
+from elbo_exact.space import LatentSpace as LatentSpace
+from elbo_exact.study import study as study
+from elbo_exact.variational import elbo as elbo
+from elbo_exact.variational import elbo_gradient as elbo_gradient
+from elbo_exact.variational import elbo_terms as elbo_terms
+from elbo_exact.variational import eubo as eubo
+
+__version__: str
+__all__: list[str]

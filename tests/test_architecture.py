@@ -1,0 +1,99 @@
+"""Imports go down: the layers of the package, read from its source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "elbo_exact"
+
+# Lowest layer first; a module imports only from lower layers, or from its own if that layer is one package or one group below.
+LAYERS = [
+    {"errors"},
+    {"kernels"},
+    {"_validate", "_parallel"},
+    {"_engine", "space"},
+    {"evidence", "grid", "families"},
+    {"divergence", "models"},
+    {"variational"},
+    {"_certify"},
+    {"_audit"},
+    {"_density", "fit"},
+    {"gallery"},
+    {"study"},
+    {"report", "plot", "_npz"},
+    {"cli"},
+]
+QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_certify", "_audit", "_density"}
+MODELS = {"families", "models"}
+FRONT = {"report", "plot", "cli"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+LONGEST = 350  # lines
+EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370}  # a public function each 45 lines, 35 of them its documented contract
+
+
+def unit(path: Path) -> str:
+    """The module or sub-package of the top level that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Units of this package that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module == "elbo_exact":
+            names = [f"elbo_exact.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("elbo_exact.")}
+    return found
+
+
+def level(name: str) -> int:
+    """Index of a unit's layer."""
+    return next(index for index, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {unit(path) for path in MODULES} <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    own = unit(path)
+    for name in imports(path) - {own}:
+        assert level(name) < level(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_quantities_and_models_do_not_know_each_other(path: Path) -> None:
+    if unit(path) in QUANTITIES:
+        assert not imports(path) & MODELS
+    if unit(path) in MODELS:
+        assert not imports(path) & QUANTITIES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_front_prints_and_it_never_computes(path: Path) -> None:
+    calls = [node.func.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+             and isinstance(node.func, ast.Name)]  # fmt: skip
+    if unit(path) not in FRONT and path.name != "_jit.py":
+        assert "print" not in calls
+    if unit(path) in {"report", "plot"}:
+        assert "kernels" not in imports(path)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "kernels").glob("[!_]*.py")), ids=lambda path: path.name)
+def test_kernels_know_only_kernels(path: Path) -> None:
+    assert imports(path) <= {"kernels"}
+    text = path.read_text(encoding="utf-8")
+    assert "fastmath=" not in text
+    assert "parallel=True" not in text
+    assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Raise)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= EXCEPTIONS.get(path.name, LONGEST)
