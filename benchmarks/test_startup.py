@@ -12,7 +12,7 @@ def test_start_cold_and_warm():
     start = start_cold_and_warm(repetitions=5)
     assert start["cold"]["import and audit"] < 20.0
     assert start["said"].startswith("elbo_exact: compiling kernels"), "a cold start says what it waits for"
-    assert start["warm"]["import and audit"] < 0.6
+    assert start["fastest"]["import and audit"] < 0.6  # the fastest of five: busy neighbours only ever add time
     assert start["warm said"] == "", "a warm start has nothing to say"
 
 

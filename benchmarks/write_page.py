@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from importlib.metadata import version
@@ -141,17 +142,24 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} logical"
 
 
+def busy_others(shares: list[float]) -> str:
+    """How quiet the machine was: ratios of one thread to two mean little where a second processor was taken."""
+    return f"{statistics.median(shares):.2f} (at most {max(shares):.2f})"
+
+
 def machine(results: dict[str, Any]) -> str:
     """Where, when and with what."""
     there = rivals.present()
     libraries = ", ".join(f"{name} {version(name)}" for name in ["numba", *there])
     repetitions = sorted({record["repetitions"] for record in results["times"].values()}, reverse=True)
+    others = {n: busy_others([r["others"] for r in results["times"].values() if r["threads"] == n]) for n in THREADS}
     rows = [
         ["date", f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"],
         ["processor", f"{processor()}; load {results['load']:.2f} at the start"],
         ["system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"],
         ["versions", f"elbo_exact {elbo_exact.__version__}, {libraries}"],
         ["rivals not installed", ", ".join(name for name in rivals.RIVALS if name not in there) or "none"],
+        ["processors kept busy by others", f"one thread: {others[1]}; two threads: {others[2]}"],
         ["repetitions", "; with large tables ".join(map(str, repetitions))],
     ]
     return table(["run", ""], rows)

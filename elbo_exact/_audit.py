@@ -282,7 +282,9 @@ def _included(
         name, order = item if isinstance(item, tuple) else (item, None)
         one_of(name, "include", INCLUDABLE)
         if name == "jeffreys":
-            extra[name], bounds[name] = jeffreys_results(values["gap"], errors["gap"], values["forward_kl"], errors["forward_kl"])
+            extra[name], bounds[name] = jeffreys_results(
+                values["gap"], errors["gap"], values["forward_kl"], errors["forward_kl"]
+            )
             continue
         if name == "renyi_divergence":
             if order is None:

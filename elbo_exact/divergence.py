@@ -434,7 +434,7 @@ def jensen_shannon(
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> ee.jensen_shannon(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
-    np.float64(0.033822075568605205)
+    np.float64(0.03382207556860521)
     """
     results, batch = f_divergence(log_p, log_q, JENSEN_SHANNON, unnormalized, nan_policy, executor)
     return shaped(results[:, 0], batch)

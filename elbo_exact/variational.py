@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import pair_results, shaped
+from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
 from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, log_table, same_states
-from elbo_exact.divergence import cross_entropy, reverse_kl
 from elbo_exact.errors import LogTableError
-from elbo_exact.evidence import log_evidence
-from elbo_exact.kernels.pivoted import gradient_rows
-from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO
+from elbo_exact.kernels.pivoted import cross_entropy_rows, gradient_rows
+from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_GAP
 
 __all__ = ["elbo", "elbo_gradient", "elbo_terms", "eubo"]
 
@@ -138,16 +136,20 @@ def elbo_terms(
     >>> float(reconstruction), float(kl)
     (-1.0601317681000455, 0.0)
     """
-    normalizer = np.abs(log_evidence(log_prior))
-    if (normalizer > NORMALIZER_TOLERANCE).any():
+    expected, batch = pivoted_results(
+        cross_entropy_rows, log_likelihood, log_q, unnormalized, "raise", None, target_name="log_likelihood"
+    )
+    masses, _ = evidence_results(log_prior, "raise", None, "log_prior")
+    largest = float(np.max(np.abs(masses[:, 0]), initial=0.0))
+    if largest > NORMALIZER_TOLERANCE:
         raise LogTableError(
-            f"log_prior must be normalised; its log normalizer reaches {float(np.max(normalizer)):.3g} in size; for an "
-            "unnormalised model pass the joint table to elbo().",
+            f"log_prior must be normalised; its log normalizer reaches {largest:.3g} in size; for an unnormalised model pass the "
+            "joint table to elbo().",
             "log_prior",
-            float(np.max(normalizer)),
+            largest,
         )
-    reconstruction = -cross_entropy(log_likelihood, log_q, unnormalized=unnormalized)
-    return reconstruction, reverse_kl(log_prior, log_q, unnormalized=unnormalized)
+    to_prior, prior_batch = pair_results(log_prior, log_q, False, unnormalized, "raise", None, "log_prior")
+    return shaped(0.0 - expected[:, 0], batch), shaped(to_prior[:, OUT_GAP], prior_batch)
 
 
 def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalized: bool = True) -> FloatArray:

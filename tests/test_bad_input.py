@@ -53,7 +53,9 @@ SINGLE: dict[str, tuple[Call, str]] = {
 TABLES = [(name, *PAIRED[name], "target") for name in PAIRED]
 TABLES += [(name, PAIRED[name][0], "log_q", "q") for name in PAIRED]
 TABLES += [(name, *SINGLE[name], "only") for name in SINGLE]
-every_table = pytest.mark.parametrize(("function", "argument", "role"), [row[1:] for row in TABLES], ids=[f"{r[0]}-{r[3]}" for r in TABLES])
+every_table = pytest.mark.parametrize(
+    ("function", "argument", "role"), [row[1:] for row in TABLES], ids=[f"{r[0]}-{r[3]}" for r in TABLES]
+)
 every_pair = pytest.mark.parametrize(("function", "target"), PAIRED.values(), ids=PAIRED)
 
 
@@ -101,7 +103,9 @@ def with_entry(index: tuple[int, int], value: float) -> Array:
 def test_nan(function: Call, argument: str, role: str) -> None:
     table = with_entry((2, 5), NAN)
     table[4] = NAN
-    error = assert_refused(ee.LogTableError, f"{argument} contains NaN at index (2, 5).", lambda t: call(function, role, t), table)
+    error = assert_refused(
+        ee.LogTableError, f"{argument} contains NaN at index (2, 5).", lambda t: call(function, role, t), table
+    )
     assert error.argument == argument and error.value != error.value  # type: ignore[attr-defined]
 
 
@@ -210,7 +214,14 @@ def test_arrays_of_other_devices_name_the_way_out(function: Call, argument: str,
 
 @every_pair
 def test_shapes_differ(function: Call, target: str) -> None:
-    for shape, other in (((3, 8), (3, 7)), ((3, 8), (3, 1)), ((3, 1), (3, 8)), ((3, 8), (2, 8)), ((8,), (7,)), ((2, 3, 8), (3, 2, 8))):
+    for shape, other in (
+        ((3, 8), (3, 7)),
+        ((3, 8), (3, 1)),
+        ((3, 1), (3, 8)),
+        ((3, 8), (2, 8)),
+        ((8,), (7,)),
+        ((2, 3, 8), (3, 2, 8)),
+    ):
         message = f"log_q must have the same shape as {target} {shape}; got {other}."
         if target == "log_likelihood" and shape[-1] == 1:
             continue  # there the prior is what disagrees first
@@ -293,7 +304,9 @@ def test_executors_must_be_executors(name: str) -> None:
 def test_rows_without_a_posterior(name: str) -> None:
     table = good()
     table[4] = -INF
-    with pytest.raises(ee.ZeroEvidence, match=r"^log_joint has no possible state at index \(4,\): p\(x\) = 0 has no posterior") as caught:
+    with pytest.raises(
+        ee.ZeroEvidence, match=r"^log_joint has no possible state at index \(4,\): p\(x\) = 0 has no posterior"
+    ) as caught:
         SINGLE[name][0](table)
     assert caught.value.index == (4,)
     assert ee.log_evidence(table)[4] == -INF
@@ -327,7 +340,9 @@ def test_options_of_audit() -> None:
     with pytest.raises(ValueError, match=r"^include must name the order: \(\"renyi_divergence\", alpha\)"):
         ee.audit(table, table, include=["renyi_divergence"])
     result = ee.audit(table, table)
-    with pytest.raises(AttributeError, match=r"^Audit has no quantity 'hellinger'; pass include=\('hellinger',\) to audit\(\)\.$"):
+    with pytest.raises(
+        AttributeError, match=r"^Audit has no quantity 'hellinger'; pass include=\('hellinger',\) to audit\(\)\.$"
+    ):
         _ = result.hellinger
     with pytest.raises(ValueError, match=r"^name must be one of .*; got 'kl'\.$"):
         result.interval("kl")
@@ -342,7 +357,9 @@ def test_options_of_audit() -> None:
 
 @pytest.mark.parametrize("alpha", [NAN, -INF, [1.0, 2.0]])
 def test_orders_of_renyi(alpha: Any) -> None:
-    assert_refused(ValueError, f"alpha must be one real number or +inf; got {alpha!r}.", ee.renyi_divergence, good(), good(), alpha)
+    assert_refused(
+        ValueError, f"alpha must be one real number or +inf; got {alpha!r}.", ee.renyi_divergence, good(), good(), alpha
+    )
 
 
 def test_the_prior_of_elbo_terms_must_be_normalized() -> None:
@@ -358,7 +375,9 @@ def test_enumerations_that_cannot_be_held_are_refused_before_they_start() -> Non
     with pytest.raises(ee.EnumerationTooLarge) as caught:
         ee.LatentSpace((2,) * 40).states()
     assert caught.value.n_states == 2**40 and caught.value.max_bytes == 2**31
-    assert str(caught.value).startswith("enumeration needs 2**40 states (") and str(caught.value).endswith(message.split("TiB) ")[1])
+    assert str(caught.value).startswith("enumeration needs 2**40 states (") and str(caught.value).endswith(
+        message.split("TiB) ")[1]
+    )
 
 
 # What is not bad: exact conversions.
@@ -381,7 +400,11 @@ def accepted() -> dict[str, Any]:
 @pytest.mark.parametrize("table", accepted().values(), ids=accepted())
 def test_exact_conversions(table: Any) -> None:
     plain = -np.arange(32.0).reshape(4, 8) / 8.0
-    for function in (lambda t: ee.audit(t, plain, unnormalized=True).gap, lambda t: ee.gap(plain, t, unnormalized=True), ee.log_evidence):
+    for function in (
+        lambda t: ee.audit(t, plain, unnormalized=True).gap,
+        lambda t: ee.gap(plain, t, unnormalized=True),
+        ee.log_evidence,
+    ):
         result = function(table)
         assert type(result) is np.ndarray and result.dtype == np.float64
         assert np.array_equal(result, function(plain))

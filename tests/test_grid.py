@@ -204,6 +204,7 @@ def test_too_large_grids_are_refused_before_allocation():
         (lambda: Grid.midpoint((0, 1), 3).shifted(1.0), "^fraction must be between 0 and 1"),
         (lambda: Grid.midpoint((0, 1), 3).shifted(float("nan")), "^fraction must be between 0 and 1"),
     ],
+    ids=map(str, range(26)),
 )
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):

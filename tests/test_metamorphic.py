@@ -19,6 +19,7 @@ QUANTITIES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy")
 DIVERGENCES = ("chi2_divergence", "total_variation", "hellinger", "jensen_shannon", "jeffreys")
 OFFSETS = (64.0, 1024.0, -(2.0**20))
 
+
 def audit(a: Array, b: Array) -> ee.Audit:
     return ee.audit(a, b, include=DIVERGENCES, unnormalized=True)
 

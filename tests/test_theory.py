@@ -184,4 +184,6 @@ def test_the_gradient_is_the_complex_step_of_the_definition(pair: tuple[Array, A
         naive = oracle.derivative(lambda row: oracle.elbo(a.tolist(), row), b.tolist(), z)
         assert abs(gradient[z] - naive) <= room, z
     sizes = ee.posterior(b) * (np.abs(ee.log_posterior(a) - ee.log_posterior(b)) + ee.gap(a, b, unnormalized=True))
-    assert abs(math.fsum(gradient)) <= 24.0 * U * math.fsum(sizes) + 12.0 * U * math.fsum(np.abs(gradient)) + a.size * 2.0**-1074
+    assert (
+        abs(math.fsum(gradient)) <= 24.0 * U * math.fsum(sizes) + 12.0 * U * math.fsum(np.abs(gradient)) + a.size * 2.0**-1074
+    )

@@ -1,0 +1,92 @@
+"""From the conditional probability tables of a discrete network to one log table over what was not observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.families._simplex import log_simplex
+from elbo_exact.space import LatentSpace
+
+__all__ = ["network_table"]
+
+
+def network_table(
+    variables: Sequence[Mapping[str, Any]], tables: Mapping[str, Any], observed: Sequence[Mapping[str, Any]]
+) -> tuple[FloatArray, LatentSpace]:
+    """log p(evidence, latent state) of every case, shape (cases, S), and the latent space.
+
+    Parameters
+    ----------
+    variables : sequence of dict
+        ``name``, ``states``, ``parents`` (declared before) and ``table``: p(state | parents), the state last, or the name of a
+        shared table.
+    tables : dict
+        Shared tables by name.
+    observed : sequence of dict
+        One per case: variable to state, or to a list of likelihoods (soft evidence).
+
+    Returns
+    -------
+    log_joint, space
+        The latent variables are those that some case leaves open. A case that observes one of them has -inf in the states that
+        contradict it.
+    """
+    names = [variable["name"] for variable in variables]
+    states = {variable["name"]: list(variable["states"]) for variable in variables}
+    full = LatentSpace([len(states[name]) for name in names], names)
+    full.check()
+    log_joint = np.zeros(full.sizes)
+    for variable in variables:
+        log_joint = log_joint + _factor(variable, tables, names, states)
+    fixed = [name for name in names if all(isinstance(case.get(name), str) for case in observed)]
+    open_names = [name for name in names if name not in fixed]
+    rows = [_case(log_joint, case, fixed, names, states) for case in observed]
+    return np.stack(rows), LatentSpace([len(states[name]) for name in open_names], open_names)
+
+
+def _factor(
+    variable: Mapping[str, Any], tables: Mapping[str, Any], names: list[str], states: Mapping[str, list[str]]
+) -> FloatArray:
+    """The log conditional table of one variable, its axes moved to where they belong among all variables."""
+    scope = [*variable["parents"], variable["name"]]
+    given = variable["table"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = np.log(np.array(tables[given] if isinstance(given, str) else given, dtype=np.float64))
+    expected = tuple(len(states[name]) for name in scope)
+    if table.shape != expected:
+        raise ValueError(f"table of {variable['name']!r} must have shape {expected}; got {table.shape}.")
+    table = log_simplex(table, f"table of {variable['name']!r}", len(scope))
+    order = sorted(range(len(scope)), key=lambda axis: names.index(scope[axis]))
+    shape = [len(states[name]) if name in scope else 1 for name in names]
+    return table.transpose(order).reshape(shape)
+
+
+def _case(
+    log_joint: FloatArray, case: Mapping[str, Any], fixed: list[str], names: list[str], states: Mapping[str, list[str]]
+) -> FloatArray:
+    """The table with one case's evidence put in, flattened."""
+    unknown = sorted(set(case) - set(names))
+    if unknown:
+        raise ValueError(f"observed names {unknown[0]!r}, which is not a variable.")
+    for axis, name in enumerate(names):
+        if name in case:
+            with np.errstate(divide="ignore"):
+                evidence = np.log(_likelihood(case[name], name, states[name]))
+            log_joint = log_joint + evidence.reshape([-1 if other == axis else 1 for other in range(len(names))])
+    index = tuple(states[name].index(case[name]) if name in fixed else slice(None) for name in names)
+    return np.asarray(log_joint[index]).reshape(-1)
+
+
+def _likelihood(value: Any, name: str, states: list[str]) -> FloatArray:
+    if isinstance(value, str):
+        if value not in states:
+            raise ValueError(f"observed {name!r} must be one of {', '.join(states)}; got {value!r}.")
+        return np.array([float(state == value) for state in states])
+    weights = np.array(value, dtype=np.float64)
+    if weights.shape != (len(states),) or not (weights >= 0.0).all():
+        raise ValueError(f"observed {name!r} must be a state or {len(states)} likelihoods >= 0; got {value!r}.")
+    return weights
