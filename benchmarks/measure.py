@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from cases import QUANTITIES, contenders, sizes, tables
 
-__all__ = ["interleaved", "measure", "quietest"]
+__all__ = ["QUIET", "interleaved", "measure", "quietest"]
 
 LONG_RUN = 5 * 10**6  # table entries from which nine repetitions must do instead of 25
 QUIET = 0.05  # processors kept busy by others; more, and the group is timed again

@@ -54,7 +54,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = ("families", "fit", "gallery", "models")
 
-__all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604 - all of them are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -40,5 +40,46 @@ from elbo_exact.variational import elbo_gradient as elbo_gradient
 from elbo_exact.variational import elbo_terms as elbo_terms
 from elbo_exact.variational import eubo as eubo
 
-__version__: str
-__all__: list[str]
+__version__: str = "0.1.0"
+__all__ = [
+    "Audit",
+    "DensityAudit",
+    "EnumerationTooLarge",
+    "FitResult",
+    "Grid",
+    "LatentSpace",
+    "LogTableError",
+    "Outcome",
+    "ZeroEvidence",
+    "__version__",
+    "audit",
+    "audit_density",
+    "chi2_divergence",
+    "cross_entropy",
+    "elbo",
+    "elbo_gradient",
+    "elbo_terms",
+    "entropy",
+    "eubo",
+    "families",
+    "fit",
+    "fit_em",
+    "forward_kl",
+    "gallery",
+    "gap",
+    "hellinger",
+    "jeffreys",
+    "jensen_shannon",
+    "log_evidence",
+    "log_posterior",
+    "map_state",
+    "models",
+    "posterior",
+    "posterior_marginals",
+    "renyi_divergence",
+    "reverse_kl",
+    "sample_posterior",
+    "study",
+    "top_states",
+    "total_variation",
+]

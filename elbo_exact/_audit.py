@@ -15,7 +15,7 @@ from elbo_exact._engine import pair_results
 from elbo_exact._validate import FloatArray, broadcast_rows, log_table, one_of, real_array
 from elbo_exact.divergence import f_divergence, renyi_results
 from elbo_exact.errors import LogTableError
-from elbo_exact.kernels.pivoted import CHI2, HELLINGER, JENSEN_SHANNON, TOTAL_VARIATION
+from elbo_exact.kernels.divergences import CHI2, HELLINGER, JENSEN_SHANNON, TOTAL_VARIATION
 from elbo_exact.kernels.reduce import BAD_Q, BAD_TARGET, OK, OVERFLOW, ZERO_EVIDENCE
 from elbo_exact.kernels.rows import (
     OUT_ELBO,

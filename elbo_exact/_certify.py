@@ -6,6 +6,7 @@ the ball round to the same double. Equal distributions are recognised exactly fi
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -65,7 +66,7 @@ def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, tuple[
 def _rounded(ball: Any) -> tuple[float, float] | None:
     """(the double that every point of the ball rounds to, half a unit in its last place), or None; floats are exact."""
     if isinstance(ball, float):
-        return ball, (np.inf if ball != ball else 0.0)
+        return ball, (np.inf if math.isnan(ball) else 0.0)
     if not ball.is_finite():
         return None
     lower, upper = float(ball.lower()), float(ball.upper())

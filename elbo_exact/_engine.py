@@ -122,7 +122,7 @@ def pivoted_results(
     arguments: tuple[Any, ...] = (),
     target_name: str = "log_p",
 ) -> tuple[FloatArray, tuple[int, ...]]:
-    """(value, bound) columns of a kernel of ``kernels.pivoted``, after the checks of ``pair_results``."""
+    """(value, bound) columns of a kernel of ``kernels.pivoted`` or ``kernels.divergences``, after the checks of ``pair_results``."""
     checked, batch = pair_results(log_p, log_q, False, unnormalized, nan_policy, executor, target_name)
     a = broadcast_rows(log_table(log_p, target_name), batch)
     b = broadcast_rows(log_table(log_q, "log_q"), batch)

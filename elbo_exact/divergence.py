@@ -7,19 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
-from elbo_exact._validate import FloatArray, broadcast_rows, log_table, real_array
-from elbo_exact.kernels.pivoted import (
-    CHI2,
-    HELLINGER,
-    JENSEN_SHANNON,
-    RENYI,
-    TOTAL_VARIATION,
-    cross_entropy_rows,
-    divergence_rows,
-)
-from elbo_exact.kernels.reduce import OK, OVERFLOW
-from elbo_exact.kernels.rows import OUT_ENTROPY, OUT_FORWARD, OUT_GAP, OUT_STATUS
+from elbo_exact._engine import pair_results, pivoted_results, shaped
+from elbo_exact._validate import FloatArray, real_array
+from elbo_exact.kernels.divergences import CHI2, HELLINGER, JENSEN_SHANNON, RENYI, TOTAL_VARIATION, divergence_rows
+from elbo_exact.kernels.pivoted import cross_entropy_rows
+from elbo_exact.kernels.rows import OUT_ENTROPY, OUT_FORWARD, OUT_GAP
 
 __all__ = [
     "chi2_divergence",
@@ -497,7 +489,7 @@ def f_divergence(
 def renyi_results(
     log_p: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, unnormalized: bool, nan_policy: str, executor: Any
 ) -> tuple[FloatArray, tuple[int, ...]]:
-    """(value, bound) of D_alpha(q || p): the KL at 1, the Renyi kernel from 1/2 up, skew symmetry below."""
+    """(value, bound) of D_alpha(q || p): the KL at 1, the Renyi kernel elsewhere."""
     order = real_array(alpha, "alpha")
     if order.ndim or not order > -np.inf:
         raise ValueError(f"alpha must be one real number or +inf; got {alpha!r}.")
@@ -505,33 +497,4 @@ def renyi_results(
     if alpha == 1.0:
         results, batch = pair_results(log_p, log_q, False, unnormalized, nan_policy, executor, "log_p")
         return results[:, OUT_GAP : OUT_GAP + 2], batch
-    if alpha >= 0.5:
-        return pivoted_results(divergence_rows, log_p, log_q, unnormalized, nan_policy, executor, (RENYI, alpha))
-    return _skewed_renyi(log_p, log_q, alpha, unnormalized, nan_policy, executor)
-
-
-def _skewed_renyi(
-    log_p: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, unnormalized: bool, nan_policy: str, executor: Any
-) -> tuple[FloatArray, tuple[int, ...]]:
-    """alpha/(1 - alpha) D_(1-alpha)(p || q), whose terms do not cancel; at 0 its limit -log p(q > 0)."""
-    checked, batch = pair_results(log_p, log_q, True, unnormalized, nan_policy, executor, "log_p")
-    possible = np.isin(checked[:, OUT_STATUS], (OK, OVERFLOW))
-    results = np.full((len(checked), 2), (np.nan, np.inf))
-    p, q = (broadcast_rows(log_table(t, name), batch) for t, name in ((log_p, "log_p"), (log_q, "log_q")))
-    p, q = (np.broadcast_to(table, (len(checked), table.shape[1]))[possible] for table in (p, q))
-    if alpha == 0.0:
-        results[possible] = _lost_mass(p, np.where(q > -np.inf, p, -np.inf), executor)
-        return results, batch
-    swapped, _ = pivoted_results(divergence_rows, q, p, True, nan_policy, executor, (RENYI, 1.0 - alpha))
-    factor = alpha / (1.0 - alpha)
-    results[possible, 0] = factor * swapped[:, 0]
-    results[possible, 1] = np.abs(factor) * swapped[:, 1] + 2.0**-51 * np.abs(factor * swapped[:, 0])
-    return results, batch
-
-
-def _lost_mass(log_p: FloatArray, on_support: FloatArray, executor: Any) -> FloatArray:
-    """-log p(q > 0) as a difference of log evidences: exactly 0 where nothing is lost, absolute accuracy elsewhere."""
-    (whole, _), (part, _) = (evidence_results(table, "raise", executor) for table in (log_p, on_support))
-    value = np.maximum(0.0, whole[:, 0] - part[:, 0])
-    bound = np.where(value == np.inf, 0.0, 1.01 * (whole[:, 1] + part[:, 1] + 2.0**-53 * value))
-    return np.stack([value, np.where(whole[:, 0] == part[:, 0], whole[:, 1] + part[:, 1], bound)], axis=1)
+    return pivoted_results(divergence_rows, log_p, log_q, unnormalized, nan_policy, executor, (RENYI, alpha))

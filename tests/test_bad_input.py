@@ -180,7 +180,7 @@ class OnAnotherDevice:
     dtype = "float32"
     shape = (6, 8)
 
-    class device:  # noqa: N801 - the attribute's name in such libraries
+    class device:
         type = "cuda"
 
         def __str__(self) -> str:

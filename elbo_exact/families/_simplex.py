@@ -6,7 +6,7 @@ rounding, and N observations would turn that into N times as many nats of fictit
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ __all__ = [
     "draw",
     "log_simplex",
     "maximized",
-    "normalized",
     "pseudo_count_table",
     "simplex_change",
     "uniform_simplex",
@@ -31,8 +30,16 @@ U = 2.0**-53
 LIBM = 8.0 * U  # assumed of NumPy's exp, expm1, log and log1p: 4 ulp, the largest error NumPy accepts in its own tests
 
 
-def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> FloatArray:
-    """A read-only copy of log probabilities whose last axis sums to 1 within 1e-6 in log mass."""
+class LogSimplex(NamedTuple):
+    """Read-only log probabilities as given, renormalized, and the rounding error of the latter; axes alike."""
+
+    given: FloatArray
+    normalized: FloatArray
+    error: FloatArray
+
+
+def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
+    """Log probabilities whose last axis sums to 1 within 1e-6 in log mass."""
     table = real_array(values, name).copy()
     if table.ndim != n_axes or 0 in table.shape:
         raise LogTableError(
@@ -40,25 +47,22 @@ def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> FloatArray:
         )
     if not (table < np.inf).all():
         raise_bad_entry(table, name)
-    sums = _log_normalizers(table)[0][..., 0]
-    if (np.abs(sums) > NORMALIZER_TOLERANCE).any():
-        index = tuple(map(int, np.argwhere(np.abs(sums) > NORMALIZER_TOLERANCE)[0]))
+    log_sums, bounds = _log_normalizers(table)
+    if (np.abs(log_sums) > NORMALIZER_TOLERANCE).any():
+        index = tuple(map(int, np.argwhere(np.abs(log_sums) > NORMALIZER_TOLERANCE)[0]))
+        place = f" at index {index[:-1]}" if n_axes > 1 else ""
         raise LogTableError(
-            f"{name} sums to {float(np.exp(sums[index])):.3g} at index {index}; expected 1 (within 1e-6); "
+            f"{name} sums to {float(np.exp(log_sums[index])):.3g}{place}; expected 1 (within 1e-6); "
             "pass logarithms of normalized probabilities.",
             name,
-            float(sums[index]),
+            float(log_sums[index]),
         )
-    table.flags.writeable = False
-    return table
-
-
-def normalized(table: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The logarithms of exp(table) renormalized over the last axis, and their error bounds."""
-    log_sums, bounds = _log_normalizers(table)
     value = table - log_sums
-    with np.errstate(invalid="ignore"):  # the normalizer's own bound, and one rounding of the difference
-        return value, np.where(value > -np.inf, 1.01 * (bounds + U * np.abs(value)), 0.0)
+    # the normalizer's own bound, and one rounding of the difference
+    error = np.where(value > -np.inf, 1.01 * (bounds + U * np.abs(value)), 0.0)
+    for part in (table, value, error):
+        part.flags.writeable = False
+    return LogSimplex(table, value, error)
 
 
 def simplex_change(old: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -66,15 +70,16 @@ def simplex_change(old: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatA
 
     With D = new - old and p = softmax(old), log(p_new/p_old) = D - log1p(M) with M = sum p expm1(D): no logarithms of numbers
     near each other are subtracted. D is one subtraction of stored doubles. Where D > 1 (or old = -inf) the term is
-    exp(new)/W - p, which cannot overflow. States impossible in both have change 0.
+    exp(new)/W - p, which cannot overflow. Impossible in both is NaN, with error 0.
     """
     n_categories = old.shape[-1]
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.where((old == -np.inf) & (new == -np.inf), 0.0, new - old)
-        total = np.exp(old).sum(axis=-1, keepdims=True)
-        p, moved = np.exp(old) / total, np.exp(new) / total
+        difference = new - old
+        p = np.exp(old)
+        total = p.sum(axis=-1, keepdims=True)
+        p, moved = p / total, np.exp(new) / total
         large = difference > 1.0
-        terms = np.where(large, moved - p, p * np.expm1(np.where(large, 0.0, difference)))
+        terms = np.where(large, moved - p, p * np.expm1(np.where(difference <= 1.0, difference, 0.0)))
         shift = np.log1p(terms.sum(axis=-1, keepdims=True))
         change = difference - shift
         # p: exp twice (LIBM each), the sum and the division (C + 1) u; expm1 one LIBM and u |D| e^D from rounding D, where
@@ -93,25 +98,29 @@ def maximized(old: FloatArray, counts: FloatArray) -> FloatArray:
     """
     allowed = np.where(old > -np.inf, counts, 0.0)
     total = allowed.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(total > 0.0, np.log(allowed / total), old))
+    with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
+        share = allowed / total
+        # a share below the normal doubles has lost digits: there the logarithms are subtracted
+        logs = np.where(share < 2.0**-1022, np.log(allowed) - np.log(total), np.log(share))
+        return np.asarray(np.where(total > 0.0, logs, old))
 
 
 def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Log probabilities uniform on the simplex of the categories that ``pattern`` allows: normalized exponential variables."""
     with np.errstate(divide="ignore"):
         draws = np.where(pattern > -np.inf, np.log(rng.standard_exponential(pattern.shape)), -np.inf)
-    return normalized(draws)[0]
+    return draws - _log_normalizers(draws)[0]
 
 
 def pseudo_count_table(pseudo_counts: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
     """Counts of imaginary observations, broadcast to the shape of the parameters they belong to."""
     counts: Any = real_array(pseudo_counts, name)
-    try:
-        counts = np.broadcast_to(counts, shape)
-    except ValueError:
-        raise LogTableError(f"{name} must broadcast to shape {shape}; got {counts.shape}.", name, counts.shape) from None
-    if not (np.isfinite(counts) & (counts >= 0.0)).all():
+    if counts.shape != shape:
+        try:
+            counts = np.broadcast_to(counts, shape)
+        except ValueError:
+            raise LogTableError(f"{name} must broadcast to shape {shape}; got {counts.shape}.", name, counts.shape) from None
+    if not ((counts >= 0.0) & (counts < np.inf)).all():
         raise LogTableError(f"{name} must be finite and >= 0; smallest is {float(np.min(counts)):g}.", name)
     return np.asarray(counts)
 

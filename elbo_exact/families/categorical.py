@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,10 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, categories, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._simplex import (
+    LogSimplex,
     draw,
     log_simplex,
     maximized,
-    normalized,
     pseudo_count_table,
     simplex_change,
     uniform_simplex,
@@ -47,9 +47,12 @@ class Categorical:
     """
 
     log_probabilities: FloatArray
+    _simplex: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "log_probabilities", log_simplex(self.log_probabilities, "log_probabilities", 2))
+        simplex = log_simplex(self.log_probabilities, "log_probabilities", 2)
+        object.__setattr__(self, "log_probabilities", simplex.given)
+        object.__setattr__(self, "_simplex", simplex)
 
     @classmethod
     def random(cls, n_states: int, n_categories: int, *, rng: np.random.Generator | int | None = None) -> Categorical:
@@ -90,17 +93,21 @@ class Categorical:
         TypeError, LogTableError
             Not whole numbers, a missing value (NaN or -1), or a category outside 0 ... C - 1.
         """
-        return np.ascontiguousarray(normalized(self.log_probabilities)[0].T[self._checked(x)])
+        return self.log_density_and_error(x)[0]
 
-    def log_density_error(self, x: npt.ArrayLike) -> FloatArray:
-        """Bound on the rounding error of `log_density`, shape (N, K)."""
-        return np.ascontiguousarray(normalized(self.log_probabilities)[1].T[self._checked(x)])
+    def log_density_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`log_density` and a bound on its rounding error, both (N, K)."""
+        index = self._checked(x)
+        return self._simplex.normalized.T[index], self._simplex.error.T[index]
 
     def log_density_change(self, other: Categorical, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """log p_other(x_n | k) - log p_self(x_n | k) from parameter differences, and its error bound; both (N, K)."""
+        """log p_other(x_n | k) - log p_self(x_n | k) from parameter differences, and its error bound; both (N, K).
+
+        +inf where only ``other`` can produce x_n, -inf where only self can, NaN where neither can.
+        """
         change, error = simplex_change(self.log_probabilities, other.log_probabilities)
         index = self._checked(x)
-        return np.ascontiguousarray(change.T[index]), np.ascontiguousarray(error.T[index])
+        return change.T[index], error.T[index]
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> FloatArray:
         """Expected counts, additive over batches of observations.

@@ -66,7 +66,7 @@ def fit_em(
 
     Parameters
     ----------
-    model : Mixture, Monomial, or any model with log_joint, statistics, maximize and log_joint_change_and_error
+    model : Mixture, Monomial, or any model with log_joint_and_error, statistics, maximize and log_joint_change_and_error
         Where to start. Its structural zeros are kept.
     x : array_like, N observations in the model's form
     weights : array_like, shape (N,), optional
@@ -145,11 +145,11 @@ def _step(point: Expectation, data: Observations) -> Step:
 
 
 def _expectation(model: Any, data: Observations) -> Expectation:
-    table = model.log_joint(data.x)
+    table, table_error = model.log_joint_and_error(data.x)
     results, _ = evidence_results(table, "raise", data.executor)
-    p = posterior(table, executor=data.executor)
+    p = posterior(table, impossible="nan", executor=data.executor)
+    p[results[:, 0] == -np.inf] = 0.0  # only a wrong M-step gets here; its objective -inf ends the fit
     # log sum exp moves by at most log sum p e^t <= 1.01 sum p t when the table moves by t <= SMALL
-    table_error = model.log_joint_error(data.x)
     mean_error = 1.02 * (p * table_error).sum(axis=1)
     p_error = 1.01 * (table_error + mean_error[:, None]) + POSTERIOR
     row_error = np.where(table_error.max(axis=1) < SMALL, 1.01 * (results[:, 1] + mean_error), np.inf)
@@ -166,7 +166,7 @@ def _gain(old: Expectation, new: Expectation, data: Observations) -> tuple[float
     precise, precise_error = _row_gains(old, new.model, data)
     with np.errstate(invalid="ignore"):
         plain = new.log_evidence - old.log_evidence
-        plain_error = 1.01 * (old.error + new.error + U * np.abs(plain))
+        plain_error = 1.01 * (old.error + new.error + U * np.where(np.isfinite(plain), np.abs(plain), 0.0))
     closer = precise_error <= plain_error  # differences win at large changes, where expm1 overflows
     gain, error = _weighted_sum(data.counts, np.where(closer, precise, plain), np.where(closer, precise_error, plain_error))
     if data.prior is not None:
@@ -200,9 +200,11 @@ def _row_gains(old: Expectation, model: Any, data: Observations) -> tuple[FloatA
 
 
 def _weighted_sum(counts: FloatArray, values: FloatArray, errors: FloatArray) -> tuple[float, float]:
-    """Sum of count * value: one rounding per product and one of the exact sum."""
+    """Sum of count * value: one rounding per product and one of the exact sum; -inf is exact."""
     products = counts * values
     total = math.fsum(products.tolist())
+    if total == -math.inf:
+        return total, 0.0
     spread = math.fsum((counts * errors).tolist()) + U * math.fsum(np.abs(products).tolist())
     return total, 1.01 * (spread + U * abs(total) + len(counts) * ETA)
 

@@ -13,6 +13,8 @@ from elbo_exact.space import LatentSpace
 
 __all__ = ["network_table"]
 
+MAX_BYTES = 2**27  # a problem file of a few hundred bytes must not ask for gigabytes
+
 
 def network_table(
     variables: Sequence[Mapping[str, Any]], tables: Mapping[str, Any], observed: Sequence[Mapping[str, Any]]
@@ -35,17 +37,19 @@ def network_table(
         The latent variables are those that some case leaves open. A case that observes one of them has -inf in the states that
         contradict it.
     """
-    names = [variable["name"] for variable in variables]
+    names = [str(variable["name"]) for variable in variables]
     states = {variable["name"]: list(variable["states"]) for variable in variables}
-    full = LatentSpace([len(states[name]) for name in names], names)
-    full.check()
+    full = LatentSpace(tuple(len(states[name]) for name in names), tuple(names))
+    full.check(MAX_BYTES)
     log_joint = np.zeros(full.sizes)
     for variable in variables:
         log_joint = log_joint + _factor(variable, tables, names, states)
+    if not observed:
+        raise ValueError("observed must hold at least one case.")
     fixed = [name for name in names if all(isinstance(case.get(name), str) for case in observed)]
     open_names = [name for name in names if name not in fixed]
     rows = [_case(log_joint, case, fixed, names, states) for case in observed]
-    return np.stack(rows), LatentSpace([len(states[name]) for name in open_names], open_names)
+    return np.stack(rows), LatentSpace(tuple(len(states[name]) for name in open_names), tuple(open_names))
 
 
 def _factor(
@@ -59,7 +63,7 @@ def _factor(
     expected = tuple(len(states[name]) for name in scope)
     if table.shape != expected:
         raise ValueError(f"table of {variable['name']!r} must have shape {expected}; got {table.shape}.")
-    table = log_simplex(table, f"table of {variable['name']!r}", len(scope))
+    table = log_simplex(table, f"table of {variable['name']!r}", len(scope)).given
     order = sorted(range(len(scope)), key=lambda axis: names.index(scope[axis]))
     shape = [len(states[name]) if name in scope else 1 for name in names]
     return table.transpose(order).reshape(shape)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, integer, real_array
+from elbo_exact._validate import FloatArray, categories, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
 from elbo_exact.families._simplex import (
+    LogSimplex,
     U,
     draw,
     log_simplex,
     maximized,
-    normalized,
     pseudo_count_table,
     simplex_change,
     uniform_simplex,
@@ -77,9 +77,12 @@ class Mixture:
 
     log_weights: FloatArray
     components: tuple[Categorical, ...]
+    _shares: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "log_weights", log_simplex(self.log_weights, "log_weights", 1))
+        shares = log_simplex(self.log_weights, "log_weights", 1)
+        object.__setattr__(self, "log_weights", shares.given)
+        object.__setattr__(self, "_shares", shares)
         object.__setattr__(self, "components", tuple(self.components))
         if not self.components:
             raise ValueError("components must hold at least one family, one per observed column; got none.")
@@ -119,9 +122,9 @@ class Mixture:
         >>> Mixture.initialize([[0, 2], [1, 0]], 2, rng=0).components[1].n_categories
         3
         """
-        columns = _columns(x)
-        if columns.shape[0] == 0:
-            raise LogTableError("x must hold at least one observation to count its categories; got 0.", "x", columns.shape)
+        columns = categories(x, "x", 2**31)
+        if columns.ndim != 2 or columns.shape[0] == 0:
+            raise LogTableError(f"x must have shape (N, D) with N >= 1; got {columns.shape}.", "x", columns.shape)
         return cls.random(n_components, [int(column.max()) + 1 for column in columns.T], rng=rng)
 
     @property
@@ -154,18 +157,17 @@ class Mixture:
             Not whole numbers, a missing value, a category out of range, or the wrong number of columns.
         """
         first, last = self.space.span(states)
-        table: FloatArray = normalized(self.log_weights)[0] + np.zeros((len(self._checked(x)), 1))
-        for column, family in self._pairs(x):
-            table = table + family.log_density(column)
-        return np.ascontiguousarray(table[:, first:last])
+        return np.ascontiguousarray(self.log_joint_and_error(x)[0][:, first:last])
 
-    def log_joint_error(self, x: npt.ArrayLike) -> FloatArray:
-        """Bound on the rounding error of `log_joint`, shape (N, K): that of every term, and D additions of non-positive terms."""
-        bound: FloatArray = normalized(self.log_weights)[1] + np.zeros((len(self._checked(x)), 1))
+    def log_joint_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`log_joint` and a bound on its rounding error, both (N, K): that of every term, and D additions of non-positive terms."""
+        rows = np.zeros((len(self._checked(x)), 1))
+        table, error = self._shares.normalized + rows, self._shares.error + rows
         for column, family in self._pairs(x):
-            bound = bound + family.log_density_error(column)
-        size = np.abs(self.log_joint(x))
-        return 1.01 * np.where(np.isfinite(size), bound + len(self.components) * U * size, 0.0)
+            term, term_error = family.log_density_and_error(column)
+            table, error = table + term, error + term_error
+        bound = 1.01 * (error + len(self.components) * U * np.abs(table))
+        return table, np.where(table > -np.inf, bound, 0.0)
 
     def log_joint_change(self, other: Mixture, x: npt.ArrayLike) -> FloatArray:
         """log p_other(x_n, k) - log p_self(x_n, k), from parameter differences, shape (N, K).
@@ -186,10 +188,12 @@ class Mixture:
 
     def log_joint_change_and_error(self, other: Mixture, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """`log_joint_change` and a bound on its rounding error, both (N, K)."""
-        terms = [simplex_change(self.log_weights, other.log_weights)]
+        rows = np.zeros((len(self._checked(x)), 1))
+        change, error = simplex_change(self.log_weights, other.log_weights)
+        terms = [(change + rows, error + rows)]
         for (column, family), theirs in zip(self._pairs(x), other.components, strict=True):
             terms.append(family.log_density_change(theirs, column))
-        return summed_change(terms, self.log_joint(x), other.log_joint(x))
+        return summed_change(terms)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> MixtureStatistics:
         """Expected counts under a weight table, additive over batches.
@@ -221,12 +225,15 @@ class Mixture:
         Mixture
             Structural zeros stay zero. A class without any observation gets weight 0 and keeps its category probabilities.
         """
-        imaginary = self._pseudo_counts(prior)
         counts = pseudo_count_table(statistics.weights, self.log_weights.shape, "statistics.weights")
-        parts = zip(self.components, statistics.components, imaginary.components, strict=True)
+        parts = list(zip(self.components, statistics.components, strict=True))
+        if prior is None:
+            return Mixture(maximized(self.log_weights, counts), tuple(family.maximize(part) for family, part in parts))
+        imaginary = self._pseudo_counts(prior)
+        families = zip(parts, imaginary.components, strict=True)
         return Mixture(
             maximized(self.log_weights, counts + imaginary.weights),
-            tuple(family.maximize(part, pseudo_counts=extra) for family, part, extra in parts),
+            tuple(family.maximize(part, pseudo_counts=extra) for (family, part), extra in families),
         )
 
     def log_prior(self, prior: Any = None) -> tuple[float, float]:
@@ -239,8 +246,8 @@ class Mixture:
 
     def rounding_loss(self, statistics: MixtureStatistics, prior: Any, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
-        counts = zip((statistics.weights, *statistics.components), self._prior_tables(prior), strict=True)
-        return rounding_loss((observed + imaginary for observed, (_, imaginary) in counts), relative_error)
+        total = statistics if prior is None else statistics + self._pseudo_counts(prior)
+        return rounding_loss((total.weights, *total.components), relative_error)
 
     def randomize(self, rng: np.random.Generator) -> Mixture:
         """A random mixture of the same shape and with the same structural zeros."""
@@ -266,8 +273,8 @@ class Mixture:
         tables = [family.log_probabilities.tolist() for family in self.components]
         return {"log_weights": self.log_weights.tolist(), "components": tables}
 
-    def _tables(self) -> tuple[FloatArray, ...]:
-        return (self.log_weights, *(family.log_probabilities for family in self.components))
+    def _tables(self) -> tuple[LogSimplex, ...]:
+        return (self._shares, *(family._simplex for family in self.components))
 
     def _prior_tables(self, prior: Any) -> list[PriorTable]:
         imaginary = self._pseudo_counts(prior)
@@ -293,10 +300,3 @@ class Mixture:
                 f"x must have shape (N, {len(self.components)}), one column per family; got {array.shape}.", "x", array.shape
             )
         return array
-
-
-def _columns(x: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(x)
-    if array.ndim != 2:
-        raise LogTableError(f"x must have two axes, observations and columns; got shape {array.shape}.", "x", array.shape)
-    return array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, categories, raise_bad_entry, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._simplex import (
+    LogSimplex,
     U,
     log_simplex,
     maximized,
-    normalized,
     pseudo_count_table,
     simplex_change,
     uniform_simplex,
@@ -63,9 +63,12 @@ class Monomial:
     log_probabilities: FloatArray
     log_constants: FloatArray
     exponents: FloatArray
+    _simplex: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "log_probabilities", log_simplex(self.log_probabilities, "log_probabilities", 2))
+        simplex = log_simplex(self.log_probabilities, "log_probabilities", 2)
+        object.__setattr__(self, "log_probabilities", simplex.given)
+        object.__setattr__(self, "_simplex", simplex)
         constants = real_array(self.log_constants, "log_constants").copy()
         if constants.ndim != 2 or 0 in constants.shape:
             raise LogTableError(f"log_constants must have shape (R, S); got {constants.shape}.", "log_constants")
@@ -73,10 +76,9 @@ class Monomial:
             raise_bad_entry(constants, "log_constants")
         exponents = real_array(self.exponents, "exponents").copy()
         expected = (*constants.shape, *self.log_probabilities.shape)
-        if exponents.shape != expected or not (np.isfinite(exponents) & (exponents >= 0.0)).all():
-            raise LogTableError(
-                f"exponents must have shape {expected} and be finite and >= 0; got {exponents.shape}.", "exponents"
-            )
+        if exponents.shape != expected or not ((exponents >= 0.0) & (exponents < np.inf)).all():
+            came = f"smallest is {float(np.min(exponents)):g}" if exponents.shape == expected else f"got {exponents.shape}"
+            raise LogTableError(f"exponents must have shape {expected} and be finite and >= 0; {came}.", "exponents")
         constants.flags.writeable = exponents.flags.writeable = False
         object.__setattr__(self, "log_constants", constants)
         object.__setattr__(self, "exponents", exponents)
@@ -101,20 +103,19 @@ class Monomial:
         ndarray, shape (N, S) or (N, stop - start)
         """
         first, last = self.space.span(states)
-        table = self.log_constants + self._powers(normalized(self.log_probabilities)[0]).sum(axis=-1)
-        return np.ascontiguousarray(table[self._checked(x), first:last])
+        return np.ascontiguousarray(self.log_joint_and_error(x)[0][:, first:last])
 
-    def log_joint_error(self, x: npt.ArrayLike) -> FloatArray:
-        """Bound on the rounding error of `log_joint`, shape (N, S): parameters, products, and the additions of same-signed terms."""
-        values, errors = normalized(self.log_probabilities)
-        size = self._powers(np.abs(values)).sum(axis=-1)
-        with np.errstate(invalid="ignore"):
-            sum_size = np.abs(self.log_constants) + size
-            bound = self._powers(errors).sum(axis=-1) + (values.size + 2) * U * sum_size
-        return 1.01 * np.where(np.isfinite(sum_size), bound, 0.0)[self._checked(x)]
+    def log_joint_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`log_joint` and a bound on its rounding error, both (N, S): parameters, products, and the additions."""
+        index, logs = self._checked(x), self._simplex.normalized
+        powers = self._powers(logs)
+        table = self.log_constants + powers.sum(axis=-1)
+        size = np.abs(self.log_constants) + np.abs(powers).sum(axis=-1)
+        bound = 1.01 * (self._powers(self._simplex.error).sum(axis=-1) + (logs.size + 2) * U * size)
+        return table[index], np.where(table > -np.inf, bound, 0.0)[index]
 
     def log_joint_change(self, other: Monomial, x: npt.ArrayLike) -> FloatArray:
-        """log p_other(x_n, z) - log p_self(x_n, z), from parameter differences, shape (N, S); constants must be the same."""
+        """log p_other(x_n, z) - log p_self(x_n, z), from parameter differences, shape (N, S); same constants and exponents."""
         return self.log_joint_change_and_error(other, x)[0]
 
     def log_joint_change_and_error(self, other: Monomial, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -123,7 +124,7 @@ class Monomial:
         change, error = (self._powers(part) for part in simplex_change(self.log_probabilities, other.log_probabilities))
         error = error + U * np.abs(change)  # the product with the exponent
         terms = ((change[index, :, j], error[index, :, j]) for j in range(change.shape[-1]))
-        return summed_change(terms, self.log_joint(x), other.log_joint(x))
+        return summed_change(terms)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> FloatArray:
         """Expected uses of each parameter under a weight table (N, S): shape (G, C), additive over batches."""
@@ -137,7 +138,8 @@ class Monomial:
     def maximize(self, statistics: npt.ArrayLike, prior: Any = None) -> Monomial:
         """The model whose parameters are the statistics plus the prior's pseudo-counts (a number or (G, C)), normalized by group."""
         counts = pseudo_count_table(statistics, self.log_probabilities.shape, "statistics")
-        log_probabilities = maximized(self.log_probabilities, counts + self._pseudo_counts(prior))
+        counts = counts if prior is None else counts + self._pseudo_counts(prior)
+        log_probabilities = maximized(self.log_probabilities, counts)
         return Monomial(log_probabilities, self.log_constants, self.exponents)
 
     def log_prior(self, prior: Any = None) -> tuple[float, float]:
@@ -146,12 +148,12 @@ class Monomial:
 
     def log_prior_change(self, other: Monomial, prior: Any = None) -> tuple[float, float]:
         """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
-        return log_prior_change(self._prior_tables(prior), [other.log_probabilities])
+        return log_prior_change(self._prior_tables(prior), [other._simplex])
 
     def rounding_loss(self, statistics: FloatArray, prior: Any, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
         summed = relative_error + self.exponents.size * U  # the sum over observations and states
-        return rounding_loss([statistics + self._pseudo_counts(prior)], summed)
+        return rounding_loss([statistics if prior is None else statistics + self._pseudo_counts(prior)], summed)
 
     def randomize(self, rng: np.random.Generator) -> Monomial:
         """Parameters drawn uniformly from their simplices, structural zeros kept."""
@@ -168,7 +170,7 @@ class Monomial:
         return powers.reshape(*self.log_constants.shape, table.size)
 
     def _prior_tables(self, prior: Any) -> list[PriorTable]:
-        return [(self.log_probabilities, self._pseudo_counts(prior))]
+        return [(self._simplex, self._pseudo_counts(prior))]
 
     def _pseudo_counts(self, prior: Any) -> FloatArray:
         return pseudo_count_table(0.0 if prior is None else prior, self.log_probabilities.shape, "prior")
