@@ -46,7 +46,8 @@ _MODULE_OF = {
     "fit_em": "fit",
     "FitResult": "fit",
     "Outcome": "fit",
-    "study": "study",
+    "Study": "_study",
+    "study": "_study",
     # errors
     "LogTableError": "errors",
     "EnumerationTooLarge": "errors",

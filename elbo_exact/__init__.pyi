@@ -8,6 +8,8 @@ from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
 from elbo_exact._density import audit_density as audit_density
+from elbo_exact._study import Study as Study
+from elbo_exact._study import study as study
 from elbo_exact.divergence import chi2_divergence as chi2_divergence
 from elbo_exact.divergence import cross_entropy as cross_entropy
 from elbo_exact.divergence import entropy as entropy
@@ -34,7 +36,6 @@ from elbo_exact.fit import Outcome as Outcome
 from elbo_exact.fit import fit_em as fit_em
 from elbo_exact.grid import Grid as Grid
 from elbo_exact.space import LatentSpace as LatentSpace
-from elbo_exact.study import study as study
 from elbo_exact.variational import elbo as elbo
 from elbo_exact.variational import elbo_gradient as elbo_gradient
 from elbo_exact.variational import elbo_terms as elbo_terms
@@ -50,6 +51,7 @@ __all__ = [
     "LatentSpace",
     "LogTableError",
     "Outcome",
+    "Study",
     "ZeroEvidence",
     "__version__",
     "audit",

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "elbo_exact"
 LAYERS = [
     {"errors"},
     {"kernels"},
-    {"_validate", "_parallel"},
+    {"_validate", "_parallel", "_plain"},
     {"_engine", "space"},
     {"evidence", "grid", "families"},
     {"divergence", "models"},
@@ -22,8 +22,8 @@ LAYERS = [
     {"_audit"},
     {"_density", "fit"},
     {"gallery"},
-    {"study"},
-    {"report", "plot", "_npz"},
+    {"_study"},
+    {"report", "plot", "_npz", "_doctor"},
     {"cli"},
 ]
 QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_certify", "_audit", "_density"}

@@ -1,4 +1,4 @@
-"""From the conditional probability tables of a discrete network to one log table over what was not observed."""
+"""From the conditional tables of a discrete network to two log tables over what was not observed: the joint and a proposal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_BYTES = 2**27  # a problem file of a few hundred bytes must not ask for giga
 
 def network_table(
     variables: Sequence[Mapping[str, Any]], tables: Mapping[str, Any], observed: Sequence[Mapping[str, Any]]
-) -> tuple[FloatArray, LatentSpace]:
-    """log p(evidence, latent state) of every case, shape (cases, S), and the latent space.
+) -> tuple[FloatArray, FloatArray, LatentSpace]:
+    """log p(evidence, latent state) of every case, a log proposal for the latent state, both (cases, S), and the latent space.
 
     Parameters
     ----------
@@ -33,23 +33,38 @@ def network_table(
 
     Returns
     -------
-    log_joint, space
+    log_joint, log_prior, space
         The latent variables are those that some case leaves open. A case that observes one of them has -inf in the states that
         contradict it.
+
+    Notes
+    -----
+    ``log_prior`` is the proposal of likelihood weighting (Fung & Chang 1990, UAI; Shachter & Peot 1990, UAI): the product of the
+    conditional tables of the variables not observed, with observed parents held at their values. It sums to 1, and the weight
+    of a state, p(evidence, state) / proposal, is the product of the tables of the evidence.
     """
     names = [str(variable["name"]) for variable in variables]
     states = {variable["name"]: list(variable["states"]) for variable in variables}
     full = LatentSpace(tuple(len(states[name]) for name in names), tuple(names))
     full.check(MAX_BYTES)
+    factors = {variable["name"]: _factor(variable, tables, names, states) for variable in variables}
     log_joint = np.zeros(full.sizes)
-    for variable in variables:
-        log_joint = log_joint + _factor(variable, tables, names, states)
+    for factor in factors.values():
+        log_joint = log_joint + factor
     if not observed:
         raise ValueError("observed must hold at least one case.")
     fixed = [name for name in names if all(isinstance(case.get(name), str) for case in observed)]
     open_names = [name for name in names if name not in fixed]
     rows = [_case(log_joint, case, fixed, names, states) for case in observed]
-    return np.stack(rows), LatentSpace(tuple(len(states[name]) for name in open_names), tuple(open_names))
+    proposals = []
+    for case in observed:
+        held = {name: value for name, value in case.items() if isinstance(value, str)}
+        proposal = np.zeros(full.sizes)
+        for name in names:
+            proposal = proposal if name in held else proposal + factors[name]
+        proposals.append(_case(proposal, held, fixed, names, states))
+    space = LatentSpace(tuple(len(states[name]) for name in open_names), tuple(open_names))
+    return np.stack(rows), np.stack(proposals), space
 
 
 def _factor(

@@ -55,11 +55,13 @@ class Problem:
 
     Parameters
     ----------
-    name, title, description, source, license : str
-        Texts for people.
+    name, title : str
+        What it is called.
     kind : {"latent-class", "tied-multinomial", "network"}
         "latent-class": categorical answers whose classes are to be found. "tied-multinomial": a given EM starting model.
         "network": a discrete Bayesian network with evidence.
+    description, source, license : str
+        Texts for people.
     answers : tuple of Answer
         Reference numbers.
     x : ndarray
@@ -76,6 +78,8 @@ class Problem:
         Where EM starts in a tied multinomial.
     log_joint : ndarray, shape (cases, S)
         log p(evidence, latent state) of a network.
+    log_prior : ndarray, shape (cases, S)
+        Its latent variables drawn parents first, evidence held fixed: the proposal of likelihood weighting, normalized.
     space : LatentSpace
         Latent variables of the network, by name.
     states : dict
@@ -98,6 +102,7 @@ class Problem:
     classes: tuple[int, ...] = ()
     model: Monomial | None = None
     log_joint: FloatArray | None = None
+    log_prior: FloatArray | None = None
     space: LatentSpace | None = None
     states: Mapping[str, tuple[str, ...]] | None = None
     observed: tuple[Mapping[str, Any], ...] = ()
@@ -117,6 +122,12 @@ class Problem:
             and published in (None, answer.published)
             and all(answer.where.get(key) == value for key, value in where.items())
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Texts and answers as plain values; the data are fields of the object."""
+        texts = ("name", "kind", "title", "description", "source", "license")
+        answers = [{"quantity": a.quantity, "value": a.value, **a.where, "published": a.published} for a in self.answers]
+        return {**{key: getattr(self, key) for key in texts}, "answers": answers}
 
 
 def names() -> tuple[str, ...]:
@@ -219,9 +230,10 @@ def _tied_multinomial(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(fields: Mapping[str, Any]) -> dict[str, Any]:
-    log_joint, space = network_table(fields["variables"], fields.get("tables", {}), fields["observed"])
+    log_joint, log_prior, space = network_table(fields["variables"], fields.get("tables", {}), fields["observed"])
     return {
         "log_joint": log_joint,
+        "log_prior": log_prior,
         "space": space,
         "states": {variable["name"]: tuple(variable["states"]) for variable in fields["variables"]},
         "observed": tuple(fields["observed"]),
