@@ -64,7 +64,7 @@ class Audit:
     extra : mapping
         The divergences named in ``include``; also attributes.
     error : namespace
-        The bound of each value: |value - exact| <= bound.
+        The bound of each value: ``abs(value - exact) <= bound``.
     status : ndarray of str, shape (...)
         "ok", "zero_evidence", "overflow" or "nan" for each row.
     certified : str or None

@@ -320,7 +320,7 @@ def total_variation(
     nan_policy: str = "raise",
     executor: Any = None,
 ) -> Any:
-    """Half the L1 distance, sum |p - q| / 2, between 0 and 1.
+    """Half the L1 distance, ``sum abs(p - q) / 2``, between 0 and 1.
 
     Parameters
     ----------

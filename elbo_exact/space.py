@@ -183,11 +183,10 @@ class LatentSpace:
 
         Examples
         --------
-        >>> LatentSpace([2] * 40).check()
+        >>> LatentSpace([2] * 40).check()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        elbo_exact.errors.EnumerationTooLarge: enumeration needs 2**40 states (8.0 TiB) > max_bytes=2 GiB; \
-raise max_bytes or work in blocks (states=...)
+        elbo_exact.errors.EnumerationTooLarge: enumeration needs 2**40 states (8.0 TiB) > max_bytes=2 GiB; raise max_bytes or ...
         """
         refuse_above(self.size, integer(n_rows, "n_rows", 0) * BYTES_PER_ENTRY, max_bytes, count_text(self.sizes))
 

@@ -72,7 +72,7 @@ def fit_em(
     weights : array_like, shape (N,), optional
         How often each observation was seen; any non-negative number, 0 leaves it out.
     prior : optional
-        Pseudo-counts as `model.maximize` takes them; the objective is then log evidence plus `model.log_prior(prior)`.
+        Pseudo-counts as ``model.maximize`` takes them; the objective is then log evidence plus ``model.log_prior(prior)``.
     max_iter : int
         Most steps of one start.
     tolerance : float, optional
