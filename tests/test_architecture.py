@@ -25,6 +25,7 @@ LAYERS = [
     {"_study"},
     {"report", "plot", "_npz", "_doctor"},
     {"cli"},
+    {"__main__"},
 ]
 QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_certify", "_audit", "_density"}
 MODELS = {"families", "models"}

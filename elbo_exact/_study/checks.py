@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from elbo_exact._study.fits import ModelFit
 from elbo_exact._study.rows import Rows
 from elbo_exact.evidence import log_evidence, map_state, posterior
@@ -151,21 +149,15 @@ def _g2(findings: Findings, where: Mapping[str, Any]) -> tuple[float, float]:
     return 2.0 * (saturated - result.objective), 2.0 * (result.error + ROUNDING * abs(saturated))
 
 
-def _component(findings: Findings, where: Mapping[str, Any]) -> tuple[Any, int]:
-    """The fitted mixture, and the number of the class that is so many-th by falling share."""
-    model = findings.fit(where["classes"]).result.model
-    return model, int(np.argsort(-model.log_weights)[where["component"]])
-
-
 def _share(findings: Findings, where: Mapping[str, Any]) -> float:
-    model, k = _component(findings, where)
-    return math.exp(model.log_weights[k])
+    return math.exp(findings.fit(where["classes"]).result.model.log_weights[where["component"]])
 
 
 def _probability(findings: Findings, where: Mapping[str, Any]) -> float:
-    model, k = _component(findings, where)
     column = findings.problem.columns.index(where["column"])
-    return math.exp(model.components[column].log_probabilities[k, findings.problem.categories[column].index(where["category"])])
+    family = findings.fit(where["classes"]).result.model.components[column]
+    category = findings.problem.categories[column].index(where["category"])
+    return math.exp(family.log_probabilities[where["component"], category])
 
 
 def _map_state(findings: Findings, where: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from elbo_exact._parallel import run
 from elbo_exact._validate import FloatArray
+from elbo_exact.families import Categorical
 from elbo_exact.fit import FitResult, Outcome, fit_em
 from elbo_exact.gallery import Problem
 from elbo_exact.models import Mixture
@@ -113,6 +115,7 @@ def _best_of(problem: Problem, n_classes: int, restarts: int, rng: np.random.Gen
     best = max(ends, key=lambda end: end.objective)
     assert problem.x is not None
     final = fit_em(best.model, problem.x, weights=problem.counts, tolerance=0.0, executor=executor)
+    final = dataclasses.replace(final, model=_by_falling_share(final.model))
     free = n_classes - 1 + n_classes * sum(size - 1 for size in sizes)
     return _model_fit(problem, n_classes, final, np.concatenate([best.trace, final.trace[1:]]), free, ends)
 
@@ -120,6 +123,13 @@ def _best_of(problem: Problem, n_classes: int, restarts: int, rng: np.random.Gen
 def survey(model: Mixture, x: npt.NDArray[np.int64], counts: FloatArray) -> FitResult:
     """One start, left when its steps gain little."""
     return fit_em(model, x, weights=counts, tolerance=SURVEY_GAIN, max_iter=SURVEY_STEPS)
+
+
+def _by_falling_share(model: Mixture) -> Mixture:
+    """The same mixture with its classes in an order that does not depend on the start."""
+    order = np.argsort(-model.log_weights, kind="stable")
+    components = tuple(Categorical(family.log_probabilities[order]) for family in model.components)
+    return Mixture(model.log_weights[order], components)
 
 
 def _model_fit(

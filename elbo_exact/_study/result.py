@@ -16,7 +16,14 @@ from elbo_exact._study.fits import ModelFit
 from elbo_exact._validate import FloatArray
 from elbo_exact.gallery import Problem
 
-__all__ = ["Approximation", "Study"]
+__all__ = ["Approximation", "Study", "bounds_hold"]
+
+
+def bounds_hold(audit: Audit) -> bool:
+    """Whether elbo <= log p(x) <= eubo, and log p(x) = elbo + gap within its bound, in every row that has a posterior."""
+    ordered = (audit.elbo <= audit.log_evidence) & (audit.log_evidence <= audit.eubo)
+    kept = ordered & (np.abs(audit.residual) <= audit.residual_bound)
+    return bool(np.all(kept | (np.asarray(audit.status) == "zero_evidence")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +55,8 @@ class Approximation:
 
     @property
     def holds(self) -> bool:
-        """Whether elbo <= log p(x) <= eubo, and log p(x) = elbo + gap within the bound, in every row."""
-        audit = self.audit
-        ordered = (audit.elbo <= audit.log_evidence) & (audit.log_evidence <= audit.eubo)
-        return bool(np.all(ordered & (np.abs(audit.residual) <= audit.residual_bound)))
+        """Whether `bounds_hold` in every row."""
+        return bounds_hold(self.audit)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, floats and strings."""

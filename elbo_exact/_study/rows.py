@@ -48,7 +48,7 @@ def rows_of(problem: Problem, model: Any) -> Rows:
     else:
         names = tuple(f"row {i}" for i in range(n_rows))
         log_prior, variable = _equal_weight(log_joint), "state"
-    states = {variable: tuple(str(k + 1) for k in range(n_states))}
+    states = {variable: tuple(map(str, range(n_states)))}
     return Rows(names, problem.counts, log_joint, log_prior, LatentSpace((n_states,), (variable,)), states)
 
 

@@ -1,0 +1,192 @@
+"""The command line: each command calls one public function and prints its result.
+
+Exit codes: 0 fine; 1 something that should hold does not (a reference number, a bound, the installation); 2 a mistake of the
+user, told in one line on stderr. Output is plain text without colors, or JSON that a strict parser reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import elbo_exact
+
+__all__ = ["main", "parser"]
+
+NAME = "elbo-exact"
+OK, VIOLATED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.color = False  # Python 3.14 would color the help
+
+    def error(self, message: str) -> NoReturn:
+        """Tell it and leave with the code of a user's mistake."""
+        self.exit(USAGE, f"{NAME}: error: {_one_line(message)}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Examples
+    --------
+    >>> parser().parse_args(["report", "coins", "--restarts", "5"]).restarts
+    5
+    """
+    top = Parser(prog=NAME, description="Exact variational inference on small latent spaces, each number with an error bound.")
+    top.add_argument("--version", action="version", version=f"{NAME} {elbo_exact.__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+
+    report = _command(commands, "report", _report, "fit, audit and check a problem of the gallery")
+    report.add_argument("problem", nargs="?", default="stouffer-toby", metavar="PROBLEM", help="default: %(default)s")
+    report.add_argument("--plot", metavar="FILE", help="also draw it into a .png, .pdf or .svg file")
+    report.add_argument("--restarts", type=_whole(1), default=20, metavar="N", help="random starts of EM, default %(default)s")
+    report.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="where they come from, default %(default)s")
+
+    audit = _command(commands, "audit", _audit, "every quantity of your own log tables")
+    audit.add_argument("file", metavar="FILE.npz", help="arrays log_joint and log_q, states along the last axis")
+    audit.add_argument("--unnormalized", action="store_true", help="log_q holds logits")
+    audit.add_argument("--certify", choices=["arb"], help="correctly rounded values through ball arithmetic")
+
+    gallery = _command(commands, "gallery", _gallery, "list the problems, or show one")
+    gallery.add_argument("name", nargs="?", metavar="NAME", help="show description, source and reference numbers")
+
+    _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
+    cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
+    cache.add_argument("action", choices=["where", "warm", "clear"])
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code.
+
+    Examples
+    --------
+    >>> main(["gallery", "coins"])  # doctest: +ELLIPSIS
+    Five sets of ten tosses of one of two biased coins
+    ...
+    0
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± gets a question mark, not a traceback
+    try:
+        options = parser().parse_args(argv)
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of a pipe has seen enough; Python must not complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return _tell("interrupted", INTERRUPTED)
+    except FloatingPointError as error:
+        return _tell(str(error), VIOLATED)
+    except OSError as error:
+        return _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE)
+    except (ValueError, ImportError) as error:
+        return _tell(str(error), USAGE)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from elbo_exact import plot
+    from elbo_exact._study import study
+    from elbo_exact.report import study_text
+
+    target = plot.check_target(options.plot) if options.plot else None  # a mistake must show before the work
+    result = study(options.problem, restarts=options.restarts, rng=options.seed, progress=sys.stderr.isatty())
+    if target is not None:
+        plot.save(result, target)
+    _print(options, result.to_dict, lambda: study_text(result))
+    return OK if result.holds else VIOLATED
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from elbo_exact._audit import audit
+    from elbo_exact._npz import read_tables
+    from elbo_exact._study.result import bounds_hold
+    from elbo_exact.report import audit_text
+
+    log_joint, log_q = read_tables(options.file)
+    result = audit(log_joint, log_q, unnormalized=options.unnormalized, certify=options.certify)
+    _print(options, result.to_dict, lambda: audit_text(result))
+    return OK if bounds_hold(result) else VIOLATED
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from elbo_exact.gallery import load, names
+    from elbo_exact.report import gallery_text, problem_text
+
+    if options.name is None:
+        problems = [load(name) for name in names()]
+        _print(options, lambda: [problem.to_dict() for problem in problems], lambda: gallery_text(problems))
+    else:
+        problem = load(options.name)
+        _print(options, problem.to_dict, lambda: problem_text(problem))
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from elbo_exact._doctor import health
+    from elbo_exact.report import fields_text
+
+    found = health()
+    state = {**found, "problems": " ".join(found["problems"]) or "none"}
+    _print(options, lambda: found, lambda: fields_text(state))
+    return VIOLATED if found["problems"] else OK
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from elbo_exact._doctor import warm
+    from elbo_exact.kernels._jit import cache_report, clear_cache
+    from elbo_exact.report import fields_text
+
+    removed = {"removed": clear_cache()} if options.action == "clear" else {}
+    found = warm() if options.action == "warm" else {**removed, **cache_report()}
+    _print(options, lambda: found, lambda: fields_text(found))
+    return OK
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + "."
+    )
+    command.add_argument("--json", action="store_true", help='strict JSON; infinities are the strings "Infinity", "-Infinity"')
+    command.set_defaults(run=run)
+    return command
+
+
+def _whole(minimum: int) -> Callable[[str], int]:
+    """A whole number of at least ``minimum``, for argparse."""
+
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"expected a whole number >= {minimum}; got {text!r}")
+        return int(text)
+
+    return convert
+
+
+def _print(options: argparse.Namespace, fields: Callable[[], Any], text: Callable[[], str]) -> None:
+    if not options.json:
+        print(text())
+        return
+    from elbo_exact._plain import plain
+
+    print(json.dumps(plain(fields()), allow_nan=False, indent=2))
+
+
+def _tell(message: str, code: int) -> int:
+    print(f"{NAME}: error: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
