@@ -61,29 +61,48 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"elbo_exact {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_sidebars = dict.fromkeys(
+    ("index", "quickstart", "story", "recipes", "cli", "benchmarks", "zeros", "numerics"), []
+)  # pages without subpages have nothing to show there
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
+    "header_links_before_dropdown": 5,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 
 
+def mathml(formula: str, display: str) -> str:
+    """MathML of a formula, with the thin space after a function name that browsers leave out."""
+    return str(convert(formula, display=display)).replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.17em"/>')
+
+
 def visit_math(translator: Any, node: Any) -> None:
     """A formula in the text as MathML, which browsers draw without a script."""
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node.astext(), "inline"))
     raise nodes.SkipNode
 
 
 def visit_math_block(translator: Any, node: Any) -> None:
     """A formula on a line of its own."""
-    translator.body.append(f'<div class="math-block">{convert(node.astext(), display="block")}</div>')
+    translator.body.append(f'<div class="math-block">{mathml(node.astext(), "block")}</div>')
     raise nodes.SkipNode
 
 
+def strip_blocks(app: Any, doctree: Any) -> None:
+    """Doctests need an empty line before the closing fence; readers do not."""
+    for block in doctree.findall(nodes.literal_block):
+        text = block.astext().rstrip("\n")
+        if block.rawsource == block.astext() and text != block.rawsource:
+            block.rawsource = text
+            block.children = [nodes.Text(text)]
+
+
 def setup(app: Any) -> None:
-    """Register the renderer of formulas."""
+    """Register the renderer of formulas and the cleaning of code blocks."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
+    app.connect("doctree-read", strip_blocks)
