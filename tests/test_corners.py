@@ -184,6 +184,16 @@ def test_posteriors_of_any_offset_never_beat_the_evidence(offset: float) -> None
     assert (rows.gap == 0.0).all() and (rows.elbo == rows.log_evidence).all()
 
 
+def test_the_direct_sum_of_the_elbo_is_not_trusted_beyond_the_evidence() -> None:
+    """A log joint whose largest entry is 0 makes the textbook sum the sharper one, and where q is the posterior up to its last
+    bits, that sum exceeds the log evidence in a good part of the rows."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(60, 8)) * 2.0
+    a -= a.max(axis=1, keepdims=True)
+    result = ee.audit(a, a + 1e-15 * rng.normal(size=a.shape), unnormalized=True)
+    assert (result.elbo <= result.log_evidence).all()
+
+
 def test_constant_log_ratio_at_a_large_offset_has_no_gap() -> None:
     rng = np.random.default_rng(11)
     a = rng.normal(-1e5, 3.0, 40)
@@ -243,3 +253,4 @@ def test_subnormal_probabilities_count() -> None:
     assert 0.0 < result.gap == ee.log_evidence([0.0, -745.0]) and result.forward_kl == INF
     result, _ = fields([0.0, -760.0], [0.0, -INF])
     assert result.gap <= result.error.gap < 1e-320
+    assert Reference([0.0, -760.0], [0.0, -INF]).verdict("gap", result.gap, result.error.gap) == "inside"

@@ -9,6 +9,7 @@ from arb_oracle import Reference
 from elbo_exact._audit import audit
 
 CHUNK = 4096
+FLOOR_ULPS = 8.0  # the accuracy floor of test_containment.py
 QUANTITIES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy", "log_q_normalizer")
 PATTERNS = {
     "none": ([], []),
@@ -54,3 +55,14 @@ def test_a_chunk_of_impossible_states_changes_nothing(pattern: str) -> None:
             assert abs(getattr(one, name) - getattr(other, name)) <= getattr(one.error, name) + getattr(other.error, name)
         else:
             np.testing.assert_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("tightness", [1e-9, 1e-12])
+def test_nearly_equal_long_rows_keep_all_digits(tightness: float) -> None:
+    """The pivot of a merge is the rounding of two logarithms: its square is 1e-4 of a gap of 1e-24 until it is corrected."""
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=CHUNK + 100) * 3
+    b = a + tightness * rng.normal(size=a.size)
+    result, reference = audit(a, b, unnormalized=True), Reference(a, b)
+    for name in ("gap", "forward_kl"):
+        assert reference.ulps(name, float(getattr(result, name))) <= FLOOR_ULPS, name
