@@ -114,8 +114,8 @@ def _classes(study: Study) -> str:
         rows.append([*row, str(fit.n_same), str(fit.n_lower), str(fit.n_undecided)])
     assert study.chosen is not None
     starts = (
-        f"EM from {study.chosen.n_starts} random starts each, the best continued until rounding hides the gain of a step. "
-        "Starts here: those that rise to this maximum; lower: those that end at another one; open: still climbing when left."
+        f"EM from {study.chosen.n_starts} random starts each, the best continued until rounding hides the gain of a step. Starts "
+        "here: those that rise to this maximum; lower: left at another maximum or on a plateau; open: still gaining speed when left."
     )
     return f"{_paragraph(starts)}\n{_table(_transposed(rows))}\nChosen: {study.chosen.n_classes} classes, the smallest BIC."
 

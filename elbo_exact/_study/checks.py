@@ -87,7 +87,7 @@ def _check(findings: Findings, answer: Answer) -> Check:
     found = FIND[answer.quantity](findings, answer.where)
     if isinstance(found, str):
         return Check(answer, found, 0.0)
-    value, error = found if isinstance(found, tuple) else (found, ROUNDING * max(1.0, abs(found)))
+    value, error = found if isinstance(found, tuple) else (found, ROUNDING * abs(found))
     return Check(answer, float(value), float(error))
 
 
@@ -130,11 +130,14 @@ def _responsibility(findings: Findings, where: Mapping[str, Any]) -> float:
     return float(table[where["row"], where["state"]])
 
 
-def _rate(findings: Findings, where: Mapping[str, Any]) -> float:
+def _rate(findings: Findings, where: Mapping[str, Any]) -> tuple[float, float]:
     """Ratio of two successive changes of the first parameter, by then the rate of convergence."""
     first = {"group": findings.problem.columns[0], "category": findings.problem.categories[0][0]}
     early, middle, late = (_parameter(findings, {**first, "step": step}) for step in (4, 5, 6))
-    return (late - middle) / (middle - early)
+    rate = (late - middle) / (middle - early)
+    return rate, 4.0 * ROUNDING * max(early, middle, late) * abs(
+        rate / (late - middle)
+    )  # what cancels, over the smaller change
 
 
 def _saturated(findings: Findings, where: Mapping[str, Any]) -> float:

@@ -22,6 +22,7 @@ __all__ = ["ModelFit", "latent_class_fits", "tied_fit"]
 
 SURVEY_GAIN = 1e-5  # nats; a start is left when a step gains less: enough to rank the starts, the best one then goes on
 SURVEY_STEPS = 2000
+FINAL_STEPS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class ModelFit:
     n_observations : float
         Sum of the counts.
     n_starts, n_same, n_lower, n_undecided : int
-        Starting points; how many rise to the reported maximum, end at a lower one, or were still climbing when left.
+        Starting points; how many rise to the reported maximum, were left below it (at another maximum or on a plateau), or were
+        still gaining speed or out of steps when left.
     """
 
     n_classes: int | None
@@ -114,7 +116,7 @@ def _best_of(problem: Problem, n_classes: int, restarts: int, rng: np.random.Gen
         ends = run(survey, calls, executor)
     best = max(ends, key=lambda end: end.objective)
     assert problem.x is not None
-    final = fit_em(best.model, problem.x, weights=problem.counts, tolerance=0.0, executor=executor)
+    final = fit_em(best.model, problem.x, weights=problem.counts, tolerance=0.0, max_iter=FINAL_STEPS, executor=executor)
     final = dataclasses.replace(final, model=_by_falling_share(final.model))
     free = n_classes - 1 + n_classes * sum(size - 1 for size in sizes)
     return _model_fit(problem, n_classes, final, np.concatenate([best.trace, final.trace[1:]]), free, ends)
@@ -155,8 +157,10 @@ def _verdict(end: FitResult, final: FitResult) -> str:
 
     EM converges linearly (Dempster, Laird & Rubin 1977, section 3): near its maximum the gains shrink by a constant factor r, so
     what is left is about c = gain * r / (1 - r). The start belongs to the maximum if its deficit lies within 2 c, that is if the
-    maximum is within c of the continuation, give or take the rounding bounds of both values. Gains that grow (r >= 1) or a start
-    that ran out of steps decide nothing.
+    maximum is within c of the continuation, give or take the rounding bounds of both values. Otherwise it was left lower, at
+    another maximum or on a plateau where a slow direction hides behind a fast one: of 27 starts of three Stouffer-Toby classes
+    all 17 called "same" were, and 7 of 10 called "lower" would have followed thousands of steps later. Gains that grow (r >= 1) or
+    a start that ran out of steps decide nothing.
     """
     gain, rest = float(end.gains[-1]), math.inf
     if gain <= end.gain_errors[-1]:
