@@ -43,6 +43,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_execution_in_temp = True  # the report writes a figure
 nb_output_stderr = "remove"  # the line that a cold start prints
 
 autodoc_typehints = "none"  # numpydoc sections state shapes, which types cannot
