@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "elbo_exact"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "elbo_exact"
 
 # Lowest layer first; a module imports only from lower layers, or from its own if that layer is one package or one group below.
 LAYERS = [
@@ -32,6 +33,22 @@ MODELS = {"families", "models"}
 FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST = 350  # lines
+TESTED_ELSEWHERE = {
+    "__main__.py": ("test_cli.py", "it only calls the command line"),
+    "errors.py": ("test_bad_input.py", "every error by its words, type and value"),
+    "_study": ("test_study.py", "one study, several files"),
+    "families": ("test_categorical.py", "the only family"),
+    "fit": ("test_fit.py", "one loop, its steps and its result"),
+    "gallery": ("test_gallery.py", "one loader, several formats"),
+    "models/_rounding.py": ("test_mixture.py", "rounding bounds of the models' sums"),
+    "kernels/pivoted.py": ("test_variational.py", "the gradient; the rest through test_divergence.py"),
+    "kernels/divergences.py": ("test_divergence.py", "the public functions add validation only"),
+    "kernels/renyi.py": ("test_divergence.py", "likewise, at sixteen orders"),
+    "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
+    "kernels/gap.py": ("test_kernels_rows.py", "a record is seen as a row of one chunk"),
+    "kernels/terms.py": ("test_kernels_rows.py", "terms are seen in the sums"),
+    "kernels/tiles.py": ("test_kernels_short.py", "tiles are seen at their limits"),
+}
 EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370}  # a public function each 45 lines, 35 of them its documented contract
 
 
@@ -98,3 +115,29 @@ def test_kernels_know_only_kernels(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= EXCEPTIONS.get(path.name, LONGEST)
+
+
+def mirror() -> dict[str, str]:
+    """The test file of every module and package, and of what is listed as tested elsewhere."""
+    files = {}
+    for path in MODULES:
+        name = path.relative_to(PACKAGE)
+        if name.name != "__init__.py":
+            prefix = "test_kernels_" if name.parts[0] == "kernels" else "test_"
+            own = f"{prefix}{name.stem.removeprefix('_')}.py"
+            files[str(name)] = next(
+                (TESTED_ELSEWHERE[key][0] for key in (str(name), name.parts[0]) if key in TESTED_ELSEWHERE), own
+            )
+    return files
+
+
+@pytest.mark.parametrize(("module", "test"), mirror().items())
+def test_every_module_has_a_test_file(module: str, test: str) -> None:
+    assert (TESTS / test).is_file(), (
+        f"{module} needs tests/{test}, or a line in TESTED_ELSEWHERE that says where it is tested and why"
+    )
+
+
+def test_the_list_of_exceptions_is_not_out_of_date() -> None:
+    for name, (test, reason) in TESTED_ELSEWHERE.items():
+        assert (PACKAGE / name).exists() and (TESTS / test).is_file() and reason

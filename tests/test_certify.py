@@ -60,12 +60,14 @@ def mean(weights: list[mpmath.mpf], row: Array) -> mpmath.mpf:
 
 
 def nearest(value: mpmath.mpf | float) -> float:
-    """The double nearest to a number; mpmath rounds subnormal results twice, so they go through an exact fraction."""
+    """The double nearest to a number; mpmath itself rounds subnormal results twice."""
     if isinstance(value, float) or not mpmath.isfinite(value):
         return float(value)
     sign, mantissa, exponent, _ = value._mpf_
     if exponent + mantissa.bit_length() > 1024:
         return -INF if sign else INF
+    if exponent + mantissa.bit_length() < -1075:
+        return 0.0
     shift = max(mantissa.bit_length() - 53, -1074 - exponent, 0)  # the bits to be rounded away
     low = mantissa & ((1 << shift) - 1)
     mantissa >>= shift
@@ -75,12 +77,22 @@ def nearest(value: mpmath.mpf | float) -> float:
     return -size if sign else size
 
 
+def is_beyond_all_bits(a: Array, b: Array) -> bool:
+    """Whether some weight is too small for the last precision: if it alone decides a tie of two doubles, the loop gives up."""
+    finite = [row[row > -INF] / 2.0 for row in (a, b)]  # halves, whose differences do not overflow
+    return max(float(row.max() - row.min()) for row in finite) > _certify.LAST_BITS * math.log(2.0) / 2.0
+
+
 @pytest.mark.parametrize("family", SOURCES)
 def test_certified_numbers_are_the_nearest_doubles(family: str) -> None:
     rng = np.random.default_rng([SEED, zlib.crc32(family.encode())])
     for _ in range(max(1, round(PAIRS / len(SOURCES)))):
         a, b = FAMILIES[family](rng)
-        audited = ee.audit(a, b, unnormalized=True, certify="arb")
+        try:
+            audited = ee.audit(a, b, unnormalized=True, certify="arb")
+        except ArithmeticError:
+            assert is_beyond_all_bits(a, b)
+            continue
         rough, fine = (by_mpmath(a, b, digits) for digits in DIGITS)
         if rough != fine:
             fine = by_mpmath(a, b, DEEP)
