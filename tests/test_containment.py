@@ -18,7 +18,7 @@ from table_families import FAMILIES, OVERFLOW, UNDERFLOW
 
 from elbo_exact._audit import audit
 
-INTERVALS = int(os.environ.get("ELBO_EXACT_CAMPAIGN_INTERVALS", "20000"))
+INTERVALS = int(os.environ.get("ELBO_EXACT_CAMPAIGN_INTERVALS", "30000"))
 SEED = int(os.environ.get("ELBO_EXACT_CAMPAIGN_SEED", "0"))
 MAIN = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy", "log_q_normalizer")
 DIVERGENCES = ("chi2_divergence", "total_variation", "hellinger", "jensen_shannon", "jeffreys")
