@@ -22,6 +22,17 @@ computed once, by the log sums, and kept for the passes while they are in cache.
 from __future__ import annotations
 
 from elbo_exact.kernels._jit import kernel
+from elbo_exact.kernels.plain import (
+    MASS_ERROR,
+    is_fine,
+    log_ratio_error,
+    one_sided,
+    plain_bound,
+    plain_divergence,
+    plain_mass,
+    plain_offset,
+    plain_state,
+)
 from elbo_exact.kernels.reduce import (
     BAD,
     ETA,
@@ -40,6 +51,7 @@ from elbo_exact.kernels.reduce import (
     clear,
     fold,
     halve,
+    halve_both,
     kappa,
     log_sum_error,
     sum_error,
@@ -113,7 +125,7 @@ def guarded_block(lanes, a, b, top_a, top_b, r, t, s, inverse, s_error, weight_e
 def chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_ways, sums):
     """All sums of one chunk at one pivot; ``both_ways`` is a constant in each caller, so unused sums cost nothing."""
     lanes, carried = tiles(), tiles()
-    clear(lanes, N_LANES)
+    clear(lanes, 0, N_LANES)
     weight_error = WEIGHT_ERROR + kappa(a.size)
     charged, missed = 0, 0
     for start in range(0, a.size, LANES):
@@ -230,23 +242,79 @@ def fill_entropy(sums, weight_sum_error, n, record):
 
 @kernel
 def chunk_log_sums(a, b, v, w, record):
-    """Both log sums at once (their latencies overlap); (max a, max b, whether all weights are ordinary doubles)."""
+    """Both log sums at once (their latencies overlap); extremes, and whether all weights are ordinary doubles or zero."""
     lanes_a, lanes_b = tiles(), tiles()
     top_a, bottom_a, record[PARTIAL_A + BAD] = chunk_extremes(a, lanes_a)
     top_b, bottom_b, record[PARTIAL_B + BAD] = chunk_extremes(b, lanes_b)
     record[PARTIAL_A + TOP], record[PARTIAL_B + TOP] = top_a, top_b
     record[PARTIAL_A + TIES] = chunk_weights(a, top_a, v, lanes_a)
     record[PARTIAL_B + TIES] = chunk_weights(b, top_b, w, lanes_b)
-    record[PARTIAL_A + REST], record[PARTIAL_A + REST_LOW] = halve(lanes_a, 0)
-    record[PARTIAL_B + REST], record[PARTIAL_B + REST_LOW] = halve(lanes_b, 0)
-    return top_a, top_b, bottom_a - top_a >= ORDINARY and bottom_b - top_b >= ORDINARY
+    halve_both(lanes_a, 0, lanes_b, 0)
+    record[PARTIAL_A + REST], record[PARTIAL_A + REST_LOW] = lanes_a[0, 0], lanes_a[1, 0]
+    record[PARTIAL_B + REST], record[PARTIAL_B + REST_LOW] = lanes_b[0, 0], lanes_b[1, 0]
+    plain = bottom_a - top_a >= ORDINARY and bottom_b - top_b >= ORDINARY
+    return top_a, bottom_a, top_b, bottom_b, plain
+
+
+@kernel
+def plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums):
+    """The sums of one chunk of ordinary or zero weights at a pivot; bounds are left to ``close_plain``."""
+    lanes, carried = tiles(), tiles()
+    clear(lanes, GAP, DIRECT + 3)
+    if both_ways:
+        clear(lanes, FORWARD, FORWARD + 2)
+        clear(lanes, ENTROPY, ENTROPY + 2)
+    zeros = 0
+    for start in range(0, a.size, LANES):
+        a_block, b_block = a[start : start + LANES], b[start : start + LANES]
+        v_block, w_block = v[start : start + LANES], w[start : start + LANES]
+        for j in range(a_block.size):
+            x, y = a_block[j], b_block[j]
+            carried[LOG_RATIO, j], direct, depth, zero = plain_state(x, y, top_a, top_b, c, c_low)
+            zeros += zero
+            direct = w_block[j] * direct
+            collect_direct(lanes, j, direct, abs(direct), w_block[j] * depth, both_ways)
+        for j in range(a_block.size):
+            e, x, y = carried[LOG_RATIO, j], v_block[j], w_block[j]
+            even, odd = phi_parts(e)
+            add(lanes, GAP, j, plain_divergence(even, odd, e, y, x, s))
+            mass = plain_mass(even, odd, e, y, x, s)
+            collect_mass(lanes, j, mass, abs(mass))
+            if both_ways:
+                add(lanes, FORWARD, j, plain_divergence(even, -odd, -e, x, y, inverse))
+    sums[CHARGED], sums[MISSED] = one_sided(a, b) if zeros > 0 else (0, 0)
+    halve_both(lanes, GAP, lanes, DIRECT)
+    sums[GAP], sums[DIRECT] = lanes[GAP, 0] + lanes[GAP_LOW, 0], lanes[DIRECT, 0] + lanes[DIRECT_LOW, 0]
+    high, low = halve(lanes, MASS)
+    sums[MASS] = high + low
+    sums[DIRECT_BOUND], sums[MASS_BOUND] = fold(lanes, DIRECT_BOUND), fold(lanes, MASS_BOUND)
+    sums[FORWARD], sums[ENTROPY] = 0.0, 0.0
+    if both_ways:
+        halve_both(lanes, FORWARD, lanes, ENTROPY)
+        sums[FORWARD] = lanes[FORWARD, 0] + lanes[FORWARD_LOW, 0]
+        sums[ENTROPY] = lanes[ENTROPY, 0] + lanes[ENTROPY_LOW, 0]
+
+
+@kernel
+def close_plain(sums, r, s, inverse, shift, error, delta, weight_error, weight_sum_error, n, both_ways, record):
+    """A record's results from plain sums, or False where a neglected error could be felt."""
+    sum_a, sum_b = 1.0 + record[REST_A], 1.0 + record[REST_B]
+    if not is_fine(sums[GAP], sum_b, abs(shift) + error, delta):
+        return False
+    sums[GAP_BOUND] = plain_bound(sums[GAP], sum_b, delta, n)
+    if both_ways:
+        sums[FORWARD_BOUND] = plain_bound(sums[FORWARD], sum_a, delta, n)
+    sums[DIRECT_BOUND] = sums[DIRECT_BOUND] * (weight_error + 4.0 * U) + sum_b * delta
+    sums[ENTROPY_BOUND] = sums[ENTROPY] * (weight_error + 5.0 * U)
+    fill_record(sums, r, 0.0, s, inverse, shift, error, weight_sum_error, n, both_ways, record)
+    return True
 
 
 @kernel
 def chunk_record(a, b, v, w, both_ways, sums, record):
     """One chunk as a problem of its own, into its record; v and w are scratch for its weights."""
     n = a.size
-    top_a, top_b, plain = chunk_log_sums(a, b, v, w, record)
+    top_a, bottom_a, top_b, bottom_b, plain = chunk_log_sums(a, b, v, w, record)
     record[REST_A], record[REST_B] = chunk_rest(record[:PARTIAL_B]), chunk_rest(record[PARTIAL_B:REST_A])
     record[LOG_A], record[LOG_B] = log1p(record[REST_A]), log1p(record[REST_B])
     record[PIVOT:] = 0.0
@@ -259,6 +327,15 @@ def chunk_record(a, b, v, w, both_ways, sums, record):
         top_a = top_b
     r = 0.0 if impossible else record[LOG_A] - record[LOG_B]
     t, s, inverse, s_error = 0.0, exp(-r), exp(r), 2.0 * U
+    if plain:
+        c, c_low = plain_offset(top_a, top_b, r)
+        plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums)
+        delta = log_ratio_error(top_a, bottom_a, top_b, bottom_b, r)
+        sums[MASS_BOUND] = sums[MASS_BOUND] * (MASS_ERROR + kappa(n)) + 3.0 * delta * (1.0 + record[REST_B])
+        shift, error = pivot_error(sums, 1.0 + record[REST_B], sum_error(n), n * (3.0 + s) * ETA)
+        if close_plain(sums, r, s, inverse, shift, error, delta, WEIGHT_ERROR + kappa(n), sum_error(n), n, both_ways, record):
+            return
+        plain = sums[CHARGED] + sums[MISSED] == 0.0
     for _ in range(2):
         chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_ways, sums)
         shift, error = pivot_error(sums, 1.0 + record[REST_B], sum_error(n), n * (3.0 + s) * ETA)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, ROW, TABLE, kernel, void
-from elbo_exact.kernels.scalar import log1p, two_sum, weight
+from elbo_exact.kernels.scalar import exp_fraction, log1p, raised, reduced_difference, two_sum, weight
 from elbo_exact.kernels.tiles import TILE, tiles
 
 __all__ = ["CHUNK", "LANES", "log_evidence_chunks", "log_evidence_from_chunks", "log_evidence_rows"]
@@ -30,6 +30,7 @@ INF = np.inf
 LANES = TILE  # 64
 CHUNK = 4096
 TOP, TIES, REST, REST_LOW, BAD = range(5)  # columns of a chunk's partial sums
+POWER, REDUCED, REDUCED_LOW, LOW = range(2, 6)  # lanes that carry a block of weights from loop to loop
 
 WEIGHT_ERROR = 3.1 * U  # exp 2u, times (1 + low) u, the neglected low**2/2 below 1e-26
 MERGE_ERROR = 5.2 * U  # a chunk's own weight 3.1u, the product and 1 + R: 2.1u
@@ -56,9 +57,9 @@ def merge_error(n):
 
 
 @kernel
-def clear(lanes, n_sums):
-    """Set the lanes of the first sums to zero."""
-    for k in range(n_sums):
+def clear(lanes, first, last):
+    """Set the lanes of sums first .. last - 1 to zero."""
+    for k in range(first, last):
         for j in range(LANES):
             lanes[k, j] = 0.0
 
@@ -90,6 +91,24 @@ def halve(lanes, k):
     halve_once(lanes, k, 2)
     halve_once(lanes, k, 1)
     return lanes[k, 0], lanes[k + 1, 0]
+
+
+@kernel
+def halve_both_once(lanes, k, others, m, width):
+    """``halve_once`` of two sums."""
+    halve_once(lanes, k, width)
+    halve_once(others, m, width)
+
+
+@kernel
+def halve_both(lanes, k, others, m):
+    """``halve`` of sum k of some lanes and sum m of others, level by level, so that their latencies overlap."""
+    halve_both_once(lanes, k, others, m, 32)
+    halve_both_once(lanes, k, others, m, 16)
+    halve_both_once(lanes, k, others, m, 8)
+    halve_both_once(lanes, k, others, m, 4)
+    halve_both_once(lanes, k, others, m, 2)
+    halve_both_once(lanes, k, others, m, 1)
 
 
 @kernel
@@ -151,7 +170,7 @@ def chunk_top(states, lanes):
 
 @kernel
 def chunk_extremes(states, lanes):
-    """(maximum, minimum, number of entries that are NaN or +inf) of one chunk."""
+    """(maximum, smallest finite entry, number of entries that are NaN or +inf) of one chunk."""
     for j in range(LANES):
         lanes[0, j], lanes[1, j] = -INF, INF
     bad = 0
@@ -160,7 +179,7 @@ def chunk_extremes(states, lanes):
         for j in range(block.size):
             x = block[j]
             lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
-            lanes[1, j] = x if x < lanes[1, j] else lanes[1, j]
+            lanes[1, j] = x if (x < lanes[1, j] and x > -INF) else lanes[1, j]
             bad += 0 if x < INF else 1
     keep_extremes(lanes, 32)
     keep_extremes(lanes, 16)
@@ -173,14 +192,20 @@ def chunk_extremes(states, lanes):
 
 @kernel
 def chunk_weights(states, top, weights, lanes):
-    """Number of maximal states; all weights go to ``weights``, those of the others into the lanes of sum 0."""
-    clear(lanes, 2)
+    """Number of maximal states; all weights go to ``weights``, those of the others into the lanes of sum 0.
+
+    Three short loops instead of a long one: the processor overlaps more states (1.80 against 1.98 ns, AVX-512, 2026).
+    """
+    clear(lanes, 0, 2)
     ties = 0
     for start in range(0, states.size, LANES):
         block, kept = states[start : start + LANES], weights[start : start + LANES]
         for j in range(block.size):
-            x = block[j]
-            w = weight(x, top)
+            lanes[POWER, j], lanes[REDUCED, j], lanes[REDUCED_LOW, j], lanes[LOW, j] = reduced_difference(block[j], top)
+        for j in range(block.size):
+            lanes[REDUCED, j] = exp_fraction(lanes[REDUCED, j], lanes[REDUCED_LOW, j])
+        for j in range(block.size):
+            x, w = block[j], raised(lanes[REDUCED, j], lanes[POWER, j], lanes[LOW, j])
             kept[j] = w
             ties += 1 if x == top else 0
             add(lanes, 0, j, 0.0 if x == top else w)

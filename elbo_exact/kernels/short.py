@@ -14,24 +14,23 @@ from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.gap import (
     CHARGED,
     DIRECT,
+    DIRECT_BOUND,
     ENTROPY,
-    ENTROPY_BOUND,
     FORWARD,
     GAP,
     LOG_A,
     LOG_B,
     MISSED,
-    N_LANES,
     N_RECORD,
     N_SUMS,
     PARTIAL_A,
     PARTIAL_B,
     REST_A,
     REST_B,
+    close_plain,
     collect_direct,
-    collect_divergences,
-    fill_record,
 )
+from elbo_exact.kernels.plain import log_ratio_error, one_sided, pivot_off, plain_divergence, plain_offset, plain_state
 from elbo_exact.kernels.reduce import (
     BAD,
     INF,
@@ -39,23 +38,23 @@ from elbo_exact.kernels.reduce import (
     OK,
     TOP,
     WEIGHT_ERROR,
-    U,
+    add,
     chain_error,
     close_log_sum,
     log_evidence_of,
-    log_sum_error,
     sum_error,
 )
 from elbo_exact.kernels.rows import OUT_STATUS, close_row
-from elbo_exact.kernels.scalar import exp, log1p, phi_parts, two_sum, weight
-from elbo_exact.kernels.terms import ORDINARY, divergence_term, log_ratio, ordinary_direct
+from elbo_exact.kernels.scalar import exp, exp_fraction, log1p, phi_parts, raised, reduced_difference, two_sum
+from elbo_exact.kernels.terms import ORDINARY
 from elbo_exact.kernels.tiles import ROWS, SHORT, row_tiles, state_tiles
 
 __all__ = ["SHORT", "UNDECIDED", "short_audit_rows", "short_gap_rows", "short_log_evidence_rows"]
 
 UNDECIDED = -1.0
 ROW_TOP, ROW_BOTTOM, ROW_TIES, ROW_REST, ROW_LOG = range(5)  # tiles of what is known of each row
-ROW_PIVOT, ROW_RATIO, ROW_INVERSE = range(3)
+ROW_PIVOT, ROW_RATIO, ROW_INVERSE, ROW_OFFSET, ROW_OFFSET_LOW = range(5)  # and of each pivot
+ZEROS = CHARGED  # lane of the number of states in which either table is -inf
 
 
 @kernel
@@ -79,20 +78,27 @@ def load(table, start, values):
 def log_sums(values, n, weights, sums, lows, known):
     """Top, bottom, multiplicity and R of every row; the weights are kept."""
     for i in range(ROWS):
-        known[ROW_TOP, i], known[ROW_BOTTOM, i], known[ROW_TIES, i] = values[0, i], values[0, i], 0.0
-    for state in range(1, n):
+        known[ROW_TOP, i], known[ROW_BOTTOM, i], known[ROW_TIES, i] = -INF, INF, 0.0
+    for state in range(n):
         for i in range(ROWS):
             x = values[state, i]
             known[ROW_TOP, i] = x if x > known[ROW_TOP, i] else known[ROW_TOP, i]
-            known[ROW_BOTTOM, i] = x if (x < known[ROW_BOTTOM, i] or x != x) else known[ROW_BOTTOM, i]  # NaN stays
+            lower = (x < known[ROW_BOTTOM, i] and x > -INF) or x != x  # NaN stays
+            known[ROW_BOTTOM, i] = x if lower else known[ROW_BOTTOM, i]
+    carried = row_tiles()
+    power, rest, rest_low, low = carried[0], carried[1], carried[2], carried[3]
     for lane in range(LANES):
         for i in range(ROWS):
             sums[lane, i], lows[lane, i] = 0.0, 0.0
     for start in range(0, n, LANES):
         for lane in range(min(LANES, n - start)):
             for i in range(ROWS):
+                power[i], rest[i], rest_low[i], low[i] = reduced_difference(values[start + lane, i], known[ROW_TOP, i])
+            for i in range(ROWS):
+                rest[i] = exp_fraction(rest[i], rest_low[i])
+            for i in range(ROWS):
                 x, top = values[start + lane, i], known[ROW_TOP, i]
-                w = weight(x, top)
+                w = raised(rest[i], power[i], low[i])
                 weights[start + lane, i] = w
                 known[ROW_TIES, i] += 1.0 if x == top else 0.0
                 s, e = two_sum(sums[lane, i], 0.0 if x == top else w)
@@ -115,8 +121,8 @@ def log_sums(values, n, weights, sums, lows, known):
 
 @kernel
 def is_plain(known, i):
-    """Whether all entries of row i are finite with ordinary weights; a NaN makes a comparison false."""
-    return known[ROW_BOTTOM, i] - known[ROW_TOP, i] >= ORDINARY and known[ROW_TOP, i] < INF
+    """Whether row i is possible and its weights are ordinary or zero; a NaN makes a comparison false."""
+    return known[ROW_BOTTOM, i] - known[ROW_TOP, i] >= ORDINARY and -INF < known[ROW_TOP, i] < INF
 
 
 @kernel(void(TABLE, INT, INT, OUT2))
@@ -135,42 +141,61 @@ def short_log_evidence_rows(log_joint, first, last, out):
 
 @kernel
 def open_rows(known_a, known_b, pivots):
-    """The pivot of every row and exp(-+pivot)."""
+    """The pivot of every row, exp(-+pivot), and the offset of its log ratios."""
     for i in range(ROWS):
         r = known_a[ROW_LOG, i] - known_b[ROW_LOG, i]
         pivots[ROW_PIVOT, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i] = r, exp(-r), exp(r)
+        pivots[ROW_OFFSET, i], pivots[ROW_OFFSET_LOW, i] = plain_offset(known_a[ROW_TOP, i], known_b[ROW_TOP, i], r)
 
 
 @kernel
-def close_short_row(known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, out):
-    """A row's results from its lane; UNDECIDED if the error of its pivot could be felt.
+def state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_ways):
+    """The sums of every row, state by state."""
+    for column in range(N_SUMS):
+        for i in range(ROWS):
+            lanes[column, i] = 0.0
+    for state in range(n):
+        for i in range(ROWS):
+            x, y, top_a, top_b = a[state, i], b[state, i], known_a[ROW_TOP, i], known_b[ROW_TOP, i]
+            c, c_low = pivots[ROW_OFFSET, i], pivots[ROW_OFFSET_LOW, i]
+            carried[0, i], direct, depth, zero = plain_state(x, y, top_a, top_b, c, c_low)
+            lanes[ZEROS, i] += zero
+            direct = w[state, i] * direct
+            collect_direct(lanes, i, direct, abs(direct), w[state, i] * depth, both_ways)
+        for i in range(ROWS):
+            e, x, y = carried[0, i], v[state, i], w[state, i]
+            even, odd = phi_parts(e)
+            add(lanes, GAP, i, plain_divergence(even, odd, e, y, x, pivots[ROW_RATIO, i]))
+            if both_ways:
+                add(lanes, FORWARD, i, plain_divergence(even, -odd, -e, x, y, pivots[ROW_INVERSE, i]))
 
-    The pivot's error is at most that of two logarithms, ``off``, and its square must vanish beside both divergences. Term by
-    term w phi(e) <= 1400 v phi(-e) for |e| <= 1400, so the gap speaks for the forward divergence too; no mass sum is needed.
-    """
+
+@kernel
+def close_short_row(a, b, known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, out):
+    """A row's results from its lane; UNDECIDED if a neglected error could be felt."""
     for column in (GAP, DIRECT, FORWARD, ENTROPY):
         sums[column] = lanes[column, i] + lanes[column + 1, i]
-        sums[column + 2] = lanes[column + 2, i]
-    sums[CHARGED], sums[MISSED], sums[ENTROPY_BOUND] = 0.0, 0.0, sums[ENTROPY] * (WEIGHT_ERROR + chain_error(n) + 5.0 * U)
+    sums[DIRECT_BOUND] = lanes[DIRECT_BOUND, i]
+    sums[CHARGED], sums[MISSED] = one_sided(a[:n, i], b[:n, i]) if lanes[ZEROS, i] > 0.0 else (0, 0)
     record[PARTIAL_A + TOP], record[REST_A], record[LOG_A] = known_a[ROW_TOP, i], known_a[ROW_REST, i], known_a[ROW_LOG, i]
     record[PARTIAL_B + TOP], record[REST_B], record[LOG_B] = known_b[ROW_TOP, i], known_b[ROW_REST, i], known_b[ROW_LOG, i]
     record[PARTIAL_A + BAD], record[PARTIAL_B + BAD] = 0.0, 0.0
     r, s, inverse = pivots[ROW_PIVOT, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i]
-    off = log_sum_error(record[REST_A], record[LOG_A], n) + log_sum_error(record[REST_B], record[LOG_B], n) + U * abs(r)
-    if not off * off * 8192.0 <= U * sums[GAP] / (1.0 + record[REST_B]):
+    off = pivot_off(record[REST_A], record[LOG_A], record[REST_B], record[LOG_B], r, n)
+    delta = log_ratio_error(known_a[ROW_TOP, i], known_a[ROW_BOTTOM, i], known_b[ROW_TOP, i], known_b[ROW_BOTTOM, i], r)
+    weight_error = WEIGHT_ERROR + chain_error(n)
+    if close_plain(sums, r, s, inverse, 0.0, off, delta, weight_error, sum_error(n) + chain_error(n), n, both_ways, record):
+        close_row(record, n, both_ways, out)
+    else:
         out[OUT_STATUS] = UNDECIDED
-        return
-    fill_record(sums, r, 0.0, s, inverse, 0.0, 1.01 * off, sum_error(n), n, both_ways, record)
-    close_row(record, n, both_ways, out)
 
 
 @kernel
 def short_rows(log_joint, log_q, first, last, both_ways, out):
     """Results of rows first .. last - 1 into out[row - first]."""
     a, b, v, w, tree, lows = state_tiles(), state_tiles(), state_tiles(), state_tiles(), state_tiles(), state_tiles()
-    known_a, known_b, pivots, lanes = row_tiles(), row_tiles(), row_tiles(), row_tiles()
+    known_a, known_b, pivots, lanes, carried = row_tiles(), row_tiles(), row_tiles(), row_tiles(), row_tiles()
     n = log_joint.shape[1]
-    weight_error = WEIGHT_ERROR + chain_error(n)
     sums, record = np.zeros(N_SUMS), np.zeros(N_RECORD)
     for start in range(first, last, ROWS):
         load(log_joint, start, a)
@@ -178,28 +203,11 @@ def short_rows(log_joint, log_q, first, last, both_ways, out):
         log_sums(a, n, v, tree, lows, known_a)
         log_sums(b, n, w, tree, lows, known_b)
         open_rows(known_a, known_b, pivots)
-        for column in range(N_LANES):
-            for i in range(ROWS):
-                lanes[column, i] = 0.0
-        for state in range(n):
-            for i in range(ROWS):
-                x, x_low = two_sum(a[state, i], -known_a[ROW_TOP, i])
-                y, y_low = two_sum(b[state, i], -known_b[ROW_TOP, i])
-                e, _, delta = log_ratio(x, x_low, y, y_low, pivots[ROW_PIVOT, i], 0.0)
-                x, y, s, inverse = v[state, i], w[state, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i]
-                even, odd = phi_parts(e)
-                gap, gap_bound = divergence_term(even, odd, e, y, x, s, delta, 2.0 * U)
-                forward, forward_bound = divergence_term(even, -odd, -e, x, y, inverse, delta, 2.0 * U)
-                collect_divergences(lanes, i, gap, gap_bound, forward, forward_bound, both_ways)
-            for i in range(ROWS):
-                direct, direct_bound, entropy = ordinary_direct(
-                    a[state, i], b[state, i], w[state, i], known_b[ROW_TOP, i], weight_error
-                )
-                collect_direct(lanes, i, direct, direct_bound, entropy, both_ways)
+        state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_ways)
         for i in range(min(ROWS, last - start)):
             result = out[start + i - first]
             if is_plain(known_a, i) and is_plain(known_b, i):
-                close_short_row(known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, result)
+                close_short_row(a, b, known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, result)
             else:
                 result[OUT_STATUS] = UNDECIDED
 
