@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import elbo_exact
 from docutils import nodes
 from latex2mathml.converter import convert
+
+import elbo_exact
 
 project = "elbo_exact"
 author = "The elbo_exact developers"
@@ -62,9 +63,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"elbo_exact {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-html_sidebars = dict.fromkeys(
-    ("index", "quickstart", "story", "recipes", "cli", "benchmarks", "zeros", "numerics"), []
-)  # pages without subpages have nothing to show there
+FLAT_PAGES = ("index", "quickstart", "story", "recipes", "cli", "benchmarks", "zeros", "numerics")
+html_sidebars = {page: [] for page in FLAT_PAGES}  # pages without subpages have nothing to show there
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_theme_options = {
