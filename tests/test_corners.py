@@ -12,6 +12,8 @@ from table_strategies import Array
 
 import elbo_exact as ee
 
+U = 2.0**-53
+
 INF, NAN, MAX = np.inf, np.nan, np.finfo(np.float64).max
 FIELDS = ("log_evidence", "elbo", "gap", "forward_kl", "eubo")
 INCLUDE = ("chi2_divergence", "total_variation", "hellinger", "jensen_shannon", "jeffreys")
@@ -51,7 +53,8 @@ def test_corner_table(a: list[float], b: list[float], expected: tuple[float, ...
     for name, value, exact in zip(FIELDS, got, expected, strict=True):
         bound = float(getattr(result.error, name))
         if math.isfinite(exact):
-            assert abs(value - exact) <= bound < 1e-15 * (1.0 + abs(exact)), name
+            # a divergence term 20.2u, the weights' sum 5.1u + 3u, and 1.01; everything else is below
+            assert abs(value - exact) <= bound < 30.0 * U * (1.0 + abs(exact)), name
         else:
             assert same(value, exact) and bound == (INF if exact != exact else 0.0), name
     assert result.status == ("zero_evidence" if expected[0] == -INF else "ok")

@@ -108,3 +108,12 @@ def describe(case: Case) -> tuple[object, ...]:
 def test_no_interval_misses_the_exact_value(family: str) -> None:
     missed = [describe(case) for case in cases(family) if case.verdict == "outside"]
     assert not missed, (len(missed), len(cases(family)), missed[0])
+
+
+def test_the_bound_of_a_high_order_counts_states_whose_weight_underflows() -> None:
+    """exp(-751) is 0 as a double, but exp(-751 + c e) with c of a million is not."""
+    a = np.array([0.0, -751.3022718881631, -712.663367476267])
+    b = np.array([-0.00012626814961884763, -751.3023178313778, -712.6643830594895])
+    results, _ = divergence.renyi_results(a, b, 1e6, True, "raise", None)
+    value, bound = map(float, results[0])
+    assert Reference(a, b).verdict("renyi_divergence", value, bound, 1e6) == "inside"

@@ -26,7 +26,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar, cast, overload
 
 import numba
@@ -48,8 +48,7 @@ OUT, OUT2 = (types.Array(FLOAT, axes, "C") for axes in (1, 2))
 _announced = threading.Event()
 
 
-@functools.cache
-def stamp() -> str:
+def text_stamp() -> str:
     """Hash of everything outside a signature that can change machine code: the kernels' text, and the compilers' versions."""
     digest = hashlib.sha256()
     for path in sorted(FOLDER.glob("*.py")):
@@ -57,6 +56,9 @@ def stamp() -> str:
     versions = (numba.__version__, importlib.metadata.version("llvmlite"), importlib.metadata.version("numpy"), sys.version)
     digest.update(repr(versions).encode())
     return digest.hexdigest()
+
+
+STAMP = text_stamp()  # of the text that this process imports, which an upgrade may replace before the first kernel is compiled
 
 
 @functools.cache
@@ -89,13 +91,14 @@ class CodeFiles:
 
     def path(self, key: Any) -> Path:
         """The file of a key; its name holds a hash of key and stamp."""
-        digest = hashlib.sha256(repr((self.name, key, stamp())).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self.name, key, STAMP)).encode()).hexdigest()
         return self.folder / f"{self.name}.{digest[:40]}.nbc"
 
     def load(self, key: Any) -> Any:
         """The stored code, or None; a damaged file counts as absent."""
         try:
-            return pickle.loads(self.path(key).read_bytes())
+            digest, code = (stored := self.path(key).read_bytes())[:32], stored[32:]
+            return pickle.loads(code) if hashlib.sha256(code).digest() == digest else None  # a flipped bit would crash LLVM
         except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError):
             return None
 
@@ -106,7 +109,8 @@ class CodeFiles:
         path = self.path(key)
         temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
-            temporary.write_bytes(dumps(data))
+            code = dumps(data)
+            temporary.write_bytes(hashlib.sha256(code).digest() + code)
             os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -115,11 +119,11 @@ class CodeFiles:
         """Numba's interface; stale files are removed by ``clear_cache``."""
 
 
-def use_cache(dispatcher: Any, function: Callable[..., Any]) -> None:
-    """Give a dispatcher the safe cache, or leave it without any."""
+def use_cache(dispatcher: Any, function: Callable[..., Any]) -> Path | None:
+    """Give a dispatcher the safe cache and return its folder, or leave it without any."""
     folder = cache_folder()
-    if folder is None or not numba_is_tested():
-        return
+    if folder is None or not numba_is_tested() or text_stamp() != STAMP:  # the last: an upgrade under a running process
+        return None
     try:
         from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
@@ -131,7 +135,8 @@ def use_cache(dispatcher: Any, function: Callable[..., Any]) -> None:
         cache.enable()
         dispatcher._cache = cache
     except (ImportError, AttributeError):
-        return
+        return None
+    return folder
 
 
 class Kernel:
@@ -152,8 +157,7 @@ class Kernel:
         with self._lock:
             if self._compiled is None:
                 dispatcher = NJIT(**OPTIONS)(self.py_func)
-                use_cache(dispatcher, self.py_func)
-                dispatcher._compiler = Announcing(dispatcher._compiler)
+                dispatcher._compiler = Announcing(dispatcher._compiler, use_cache(dispatcher, self.py_func))
                 dispatcher.compile(self.signature)
                 dispatcher.disable_compile()
                 self._compiled = dispatcher
@@ -163,8 +167,8 @@ class Kernel:
 class Announcing:
     """A numba function compiler that says once per process what a cold start waits for."""
 
-    def __init__(self, compiler: Any) -> None:
-        self._compiler = compiler
+    def __init__(self, compiler: Any, folder: Path | None) -> None:
+        self._compiler, self._folder = compiler, folder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._compiler, name)
@@ -173,8 +177,7 @@ class Announcing:
         """Compile, and tell the user on stderr before the first time."""
         if not _announced.is_set():
             _announced.set()
-            place = cache_folder() if numba_is_tested() else None
-            kept = f"once; kept in {place}" if place else "in every process: no writable cache folder"
+            kept = f"once; kept in {self._folder}" if self._folder else "in every process: no cache that is safe and writable"
             print(f"elbo_exact: compiling kernels for this machine, some 10 seconds ({kept})", file=sys.stderr, flush=True)
         return self._compiler.compile(arguments, return_type)
 
@@ -185,7 +188,7 @@ def kernel(signature_or_function: Function, /) -> Function: ...
 def kernel(signature_or_function: Any, /) -> Callable[[Function], Function]: ...
 def kernel(signature_or_function: Any, /) -> Any:
     """Compile a device function (bare) or an entry point (with a signature); with NUMBA_DISABLE_JIT=1 leave it as it is."""
-    if isinstance(signature_or_function, type(stamp.__wrapped__)):
+    if isinstance(signature_or_function, FunctionType):
         if CONFIG.DISABLE_JIT:
             return signature_or_function
         return NJIT(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(signature_or_function)
@@ -204,7 +207,7 @@ def cache_report() -> dict[str, Any]:
         "folder": str(folder) if folder else None,
         "writable": folder is not None,
         "in_use": folder is not None and numba_is_tested() and not CONFIG.DISABLE_JIT,
-        "stamp": stamp()[:16],
+        "stamp": STAMP[:16],
         "numba": numba.__version__,
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
@@ -215,7 +218,7 @@ def cache_report() -> dict[str, Any]:
 def clear_cache() -> int:
     """Delete all cached code of this package; the number of files removed."""
     folder = cache_folder()
-    files = list(folder.glob("elbo_exact.*.nbc")) if folder else []
+    files = [path for ending in ("nbc", "tmp") for path in folder.glob(f"elbo_exact.*.{ending}")] if folder else []
     for path in files:
         path.unlink(missing_ok=True)
     return len(files)

@@ -49,7 +49,8 @@ def moment_term(c, e, d, off, depth, outer, w, mantissa, exponent):
         slope = abs(c) * abs(expm1(y) - expm1(e)) + abs(c) * (1.0 + abs(c)) * (exp(y) + exp(e)) * d
         rounded = abs(y) * U * exp(max(y, 0.0))  # of y itself
         term = scaled_product(mantissa, exponent, w, h)
-        return term, abs(term) * (WEIGHT_ERROR + 2.0 * U) + w * (size * 12.0 * U + slope * d + rounded)
+        spread = scaled_product(mantissa, exponent, w, size * 12.0 * U + slope * d + rounded)
+        return term, abs(term) * (WEIGHT_ERROR + 2.0 * U) + spread
     raised = scaled_exp(mantissa, exponent, y)
     term = (scaled_product(mantissa, exponent, w, expm1(y)) if y <= 690.0 else raised - w) - c * (outer - w)
     relative = WEIGHT_ERROR + 10.0 * U
