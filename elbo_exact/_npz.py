@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,8 @@ HEADER = re.compile(
     r"\s*,\s*'shape'\s*:\s*\((?P<shape>[0-9L, ]{0,400})\)\s*,?\s*\}\s*",
     re.ASCII,
 )
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError)
+# what zipfile lets out of a damaged archive; an OSError is a seek to a negative place that some directory asks for
+BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError, OSError, KeyError, ValueError)
 
 
 class _Refused(Exception):
@@ -66,20 +68,22 @@ def read_tables(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     ...     read_tables(f"{folder}/tables.npz")[0].round(4)
     array([[-1.204 , -2.3026]])
     """
-    try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > max_bytes:
-                raise _Refused(f"the file has {size} bytes, at most {max_bytes} are read")
+    with Path(path).open("rb") as file:
+        try:
             return _read(file, max_bytes)
-    except _Refused as error:
-        reason = str(error)
-    except BROKEN as error:
-        reason = f"it is not a readable zip archive ({' '.join(str(error).split())[:200].rstrip('.') or type(error).__name__})"
+        except _Refused as error:
+            reason = str(error)
+        except BROKEN as error:
+            reason = (
+                f"it is not a readable zip archive ({' '.join(str(error).split())[:200].rstrip('.') or type(error).__name__})"
+            )
     raise ValueError(f"{os.fspath(path)} is not a valid table file: {reason}.")
 
 
 def _read(file: IO[bytes], max_bytes: int) -> tuple[npt.NDArray[np.float64], ...]:
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
+        raise _Refused(f"the file has {size} bytes, at most {max_bytes} are read")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         found = sorted(member.filename for member in members)
@@ -87,7 +91,7 @@ def _read(file: IO[bytes], max_bytes: int) -> tuple[npt.NDArray[np.float64], ...
             shown = ", ".join(repr(name[:40]) for name in found[:4]) + (", ..." if len(found) > 4 else "")
             raise _Refused(f"it must hold exactly {' and '.join(MEMBERS)}; got {shown or 'no members'}")
         for member in members:
-            _check_member(member)
+            _check_member(member, size)
         by_name = {member.filename: member for member in members}
         declared = sum(member.file_size for member in members)
         if declared > max_bytes:
@@ -96,7 +100,9 @@ def _read(file: IO[bytes], max_bytes: int) -> tuple[npt.NDArray[np.float64], ...
         return tuple(_values(archive, by_name[name], *shape) for name, shape in zip(MEMBERS, shapes, strict=True))
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
+def _check_member(member: zipfile.ZipInfo, size: int) -> None:
+    if member.compress_size > size:  # zipfile would allocate what the directory declares before it notices
+        raise _Refused(f"{member.filename} declares {member.compress_size} stored bytes in a file of {size}")
     if member.flag_bits & 0x1:
         raise _Refused(f"{member.filename} is encrypted; store it in the clear")
     if member.compress_type not in METHODS:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +191,9 @@ def _row_label(study: Study, i: int) -> str:
 
 
 def _legend(ax: Any, columns: int) -> None:
-    """Below the axes, where nothing is drawn."""
-    handles: Iterable[Any] = ax.get_legend_handles_labels()[0]
-    if handles:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
+    """Below the axis label, where nothing is drawn: at a distance in inches, whatever the height of the axes."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ax.transAxes + ScaledTranslation(0.0, -0.5, ax.get_figure().dpi_scale_trans)
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "bbox_transform": below}
+    ax.legend(**place, ncols=columns, frameon=False, fontsize=9)

@@ -104,8 +104,8 @@ def _heading(problem: Problem) -> str:
 
 
 def _classes(study: Study) -> str:
-    header = ["classes", "parameters", "log-likelihood", "published", "reference", "BIC", "AIC", "steps"]
-    rows = [[*header, "starts here", "lower", "open"]]
+    header = ["classes", "free", "log-likelihood", "published", "reference", "BIC", "AIC", "steps"]
+    rows = [[*header, "here", "lower", "open"]]
     for fit in study.fits:
         told = [study.problem.find("log_likelihood", published=flag, classes=fit.n_classes) for flag in (True, False)]
         references = [answers[0].value if answers else "-" for answers in told]
@@ -114,8 +114,9 @@ def _classes(study: Study) -> str:
         rows.append([*row, str(fit.n_same), str(fit.n_lower), str(fit.n_undecided)])
     assert study.chosen is not None
     starts = (
-        f"EM from {study.chosen.n_starts} random starts each, the best continued until rounding hides the gain of a step. Starts "
-        "here: those that rise to this maximum; lower: left at another maximum or on a plateau; open: still gaining speed when left."
+        f"EM from {study.chosen.n_starts} random starts each, the best continued until rounding hides the gain of a step. "
+        "free: free parameters; steps: of the best start; here: starts that rise to this maximum; lower: starts left at another "
+        "maximum or on a plateau; open: starts still gaining speed when left."
     )
     return f"{_paragraph(starts)}\n{_table(_transposed(rows))}\nChosen: {study.chosen.n_classes} classes, the smallest BIC."
 
@@ -197,13 +198,13 @@ def _total_evidence(study: Study) -> list[str]:
 
 def _audit_columns(audit: Audit) -> list[list[str]]:
     flat = {n: (getattr(audit, n).ravel(), getattr(audit.error, n).ravel()) for n in QUANTITIES}
-    columns = [_column(title, *flat[n], 9) for n, title in QUANTITIES.items()]
+    columns = [_column(title, *flat[n], 8) for n, title in QUANTITIES.items()]
     pairs = zip(audit.residual.ravel(), audit.residual_bound.ravel(), strict=True)
     return [*columns, ["residual (bound)", *(f"{value:.1e} ({bound:.0e})" for value, bound in pairs)]]
 
 
 def _totals(total: Any) -> list[str]:
-    return [_pm(getattr(total, name), getattr(total.error, name), 9) for name in QUANTITIES]
+    return [_pm(getattr(total, name), getattr(total.error, name), 8) for name in QUANTITIES]
 
 
 def _column(title: str, values: Iterable[float], bounds: Iterable[float], digits: int = 10) -> list[str]:

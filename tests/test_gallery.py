@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from studies import study_of
 
 from elbo_exact import gallery
 from elbo_exact._study import study
 from elbo_exact.gallery import Answer, Problem
-from studies import study_of
 
 FUZZ = int(os.environ.get("ELBO_EXACT_CAMPAIGN_FUZZ", "200"))  # damaged files
 

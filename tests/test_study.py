@@ -10,15 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
+from studies import study_of
 
 import elbo_exact as ee
-import oracle
 from elbo_exact._study.fits import _verdict
 from elbo_exact._study.words import sentence
 from elbo_exact.fit import Outcome
 from elbo_exact.gallery import names, parse
-from studies import study_of
 
 SMALL = json.dumps(
     {

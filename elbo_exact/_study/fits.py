@@ -159,7 +159,7 @@ def _verdict(end: FitResult, final: FitResult) -> str:
     what is left is about c = gain * r / (1 - r). The start belongs to the maximum if its deficit lies within 2 c, that is if the
     maximum is within c of the continuation, give or take the rounding bounds of both values. Otherwise it was left lower, at
     another maximum or on a plateau where a slow direction hides behind a fast one: of 27 starts of three Stouffer-Toby classes
-    all 17 called "same" were, and 7 of 10 called "lower" would have followed thousands of steps later. Gains that grow (r >= 1) or
+    all 18 called "same" were, and 6 of 9 called "lower" would have followed thousands of steps later. Gains that grow (r >= 1) or
     a start that ran out of steps decide nothing.
     """
     gain, rest = float(end.gains[-1]), math.inf
