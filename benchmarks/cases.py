@@ -36,7 +36,7 @@ def sizes(quick: bool) -> dict[str, tuple[int, int]]:
 
 
 def tables(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A log joint with a standard deviation of two nats, and a normalised log q unrelated to it."""
+    """A log joint with a standard deviation of two nats, and a normalized log q unrelated to it."""
     rng = np.random.default_rng(20240229)
     log_joint = rng.normal(-5.0, 2.0, size=shape)
     log_q = rng.normal(size=shape)

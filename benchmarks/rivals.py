@@ -1,7 +1,7 @@
 """The formulas that people write by hand, one function per library and quantity.
 
 They are natural, not naive: each is stable for finite tables. None handles -inf (0 * inf is NaN), checks its input,
-renormalises q, or returns an error bound. Every function takes (log_joint, log_q), with the states on the last axis.
+renormalizes q, or returns an error bound. Every function takes (log_joint, log_q), with the states on the last axis.
 """
 
 from __future__ import annotations

@@ -203,7 +203,8 @@ def audit(
     unnormalized : bool
         Accept logits: q = exp(log_q) / sum exp(log_q).
     certify : {None, "arb"}
-        "arb" returns correctly rounded values of the six main quantities through python-flint (extra ``certify``).
+        "arb" returns correctly rounded values of the fields through python-flint (extra ``certify``); divergences named in
+        ``include`` keep their own bounds.
     nan_policy : {"raise", "propagate"}
         What a NaN does: raise, or make its row NaN with status "nan".
     executor : concurrent.futures.Executor, optional
@@ -216,7 +217,7 @@ def audit(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        Shapes, NaN, +inf, q without support or not normalized.
     ImportError
         ``certify="arb"`` without python-flint.
 
@@ -250,7 +251,7 @@ def audit(
         shape = results[:, OUT_STATUS]
         a, b = (broadcast_rows(log_table(t, n), batch) for t, n in ((log_joint, "log_joint"), (log_q, "log_q")))
         certified_rows(a, b, shape, values, errors)
-        assumptions = ("python-flint (Arb) ball arithmetic",)
+        assumptions = ("python-flint (Arb) ball arithmetic", *(ASSUMPTIONS if include else ()))
     extra, extra_errors = _included(include, log_joint, log_q, values, errors, unnormalized, nan_policy, executor)
     status = STATUS_NAMES[results[:, OUT_STATUS].astype(np.int64)].reshape(batch)[()]
     in_shape = {name: np.ascontiguousarray(column).reshape(batch)[()] for name, column in (values | extra).items()}

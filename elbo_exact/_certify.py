@@ -1,7 +1,7 @@
 """Correctly rounded values through ball arithmetic (python-flint), with proof.
 
 Ziv's loop (1991, ACM Trans. Math. Softw. 17:410): evaluate the definitions at 128 bits, double the precision until both ends of
-the ball round to the same double. Equal distributions are recognised exactly first: their gap of 0 would never end the loop.
+the ball round to the same double. Equal distributions are recognized exactly first: their gap of 0 would never end the loop.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from elbo_exact._parallel import TASK_ENTRIES, chunk_ranges, row_ranges, run
 from elbo_exact._validate import (
     NORMALIZER_TOLERANCE,
     FloatArray,
+    at_index,
     broadcast_rows,
     log_table,
     one_of,
@@ -241,7 +242,7 @@ def _refuse_rows(
     no_support = status == NO_SUPPORT
     if no_support.any():
         index = _own_index(int(no_support.argmax()), q, batch)
-        raise LogTableError(f"log_q has no support at index {index}.", "log_q", index)
+        raise LogTableError(f"log_q has no support{at_index(index)}.", "log_q", index)
     normalizer = results[:, OUT_NORMALIZER]
     if not unnormalized and (np.abs(normalizer) > NORMALIZER_TOLERANCE).any():
         row = int((np.abs(normalizer) > NORMALIZER_TOLERANCE).argmax())
@@ -249,7 +250,7 @@ def _refuse_rows(
             total = float(np.exp(normalizer[row]))
         swapped = f"the target comes first: are {target_name} and log_q swapped? Pass" if target_name != "log_q" else "pass"
         raise LogTableError(
-            f"log_q sums to {total:.3g} at index {_own_index(row, q, batch)} (log normalizer {normalizer[row]:.3g}); {swapped} "
+            f"log_q sums to {total:.3g}{at_index(_own_index(row, q, batch))} (log normalizer {normalizer[row]:.3g}); {swapped} "
             "unnormalized=True if this is intended.",
             "log_q",
             float(normalizer[row]),

@@ -17,6 +17,7 @@ from elbo_exact.errors import LogTableError
 
 __all__ = [
     "FloatArray",
+    "at_index",
     "broadcast_rows",
     "categories",
     "integer",
@@ -30,7 +31,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 LARGEST_EXACT_INTEGER = 2**53
-NORMALIZER_TOLERANCE = 1e-6  # |log sum q| accepted as "normalised": float32 simplices pass, swapped arguments do not
+NORMALIZER_TOLERANCE = 1e-6  # |log sum q| accepted as "normalized": float32 simplices pass, swapped arguments do not
 
 
 def real_array(values: npt.ArrayLike, name: str) -> FloatArray:
@@ -88,6 +89,11 @@ def raise_bad_entry(table: FloatArray, name: str) -> None:
             index = tuple(map(int, np.unravel_index(int(found.argmax()), table.shape)))
             tail = "." if words == "NaN" else "; a log density must be finite or -inf."
             raise LogTableError(f"{name} contains {words} at index {index}{tail}", name, table[index])
+
+
+def at_index(index: tuple[int, ...]) -> str:
+    """Where, as part of a sentence; nothing for a table of a single row without leading axes."""
+    return f" at index {index}" if index else ""
 
 
 def one_of(value: Any, name: str, allowed: tuple[Any, ...]) -> Any:

@@ -41,7 +41,7 @@ def gap(
     Parameters
     ----------
     log_joint, log_q : array_like, shape (..., S)
-        log p(x, z) and log q(z | x); leading axes broadcast. log_joint need not be normalised.
+        log p(x, z) and log q(z | x); leading axes broadcast. log_joint need not be normalized.
     unnormalized : bool
         Accept logits: q = exp(log_q) / sum exp(log_q).
     nan_policy : {"raise", "propagate"}
@@ -57,7 +57,7 @@ def gap(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        Shapes, NaN, +inf, q without support or not normalized.
 
     Notes
     -----
@@ -82,12 +82,12 @@ def reverse_kl(
     nan_policy: str = "raise",
     executor: Any = None,
 ) -> Any:
-    """KL(q || p): the divergence that the ELBO minimises; the same engine as `gap`.
+    """KL(q || p): the divergence that the ELBO minimizes; the same engine as `gap`.
 
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -128,7 +128,7 @@ def forward_kl(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -169,7 +169,7 @@ def jeffreys(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -210,7 +210,7 @@ def cross_entropy(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -255,7 +255,7 @@ def entropy(log_q: npt.ArrayLike, *, unnormalized: bool = False, nan_policy: str
     Raises
     ------
     LogTableError
-        NaN, +inf, no support, or not normalised.
+        NaN, +inf, no support, or not normalized.
 
     Notes
     -----
@@ -284,7 +284,7 @@ def chi2_divergence(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -325,7 +325,7 @@ def total_variation(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -365,7 +365,7 @@ def hellinger(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -405,7 +405,7 @@ def jensen_shannon(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     unnormalized, nan_policy, executor
         As in `gap`.
 
@@ -446,7 +446,7 @@ def renyi_divergence(
     Parameters
     ----------
     log_p, log_q : array_like, shape (..., S)
-        log p and log q; leading axes broadcast. log_p need not be normalised.
+        log p and log q; leading axes broadcast. log_p need not be normalized.
     alpha : float
         The order: any real number or +inf.
     unnormalized, nan_policy, executor

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from elbo_exact._engine import check_arithmetic, evidence_results, shaped
 from elbo_exact._parallel import row_ranges, run
-from elbo_exact._validate import FloatArray, integer, log_table, one_of, raise_bad_entry
+from elbo_exact._validate import FloatArray, at_index, integer, log_table, one_of, raise_bad_entry
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.kernels.posterior import log_posterior_rows, posterior_rows
 from elbo_exact.kernels.reduce import BAD_TARGET, ZERO_EVIDENCE
@@ -328,7 +328,7 @@ def _raise_impossible(impossible: npt.NDArray[np.bool_], batch: tuple[int, ...])
     if impossible.any():
         index = tuple(int(i) for i in np.unravel_index(int(impossible.argmax()), batch)) if batch else ()
         raise ZeroEvidence(
-            f"log_joint has no possible state at index {index}: p(x) = 0 has no posterior; "
+            f"log_joint has no possible state{at_index(index)}: p(x) = 0 has no posterior; "
             'pass impossible="nan" to posterior() for NaN rows.',
             index,
         )

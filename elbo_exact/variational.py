@@ -45,11 +45,11 @@ def elbo(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        Shapes, NaN, +inf, q without support or not normalized.
 
     Notes
     -----
-    q is renormalised exactly, which makes the inequality a theorem about stored doubles. O(S), one pass over memory. Jordan,
+    q is renormalized exactly, which makes the inequality a theorem about stored doubles. O(S), one pass over memory. Jordan,
     Ghahramani, Jaakkola & Saul (1999), Machine Learning 37:183.
 
     Examples
@@ -87,7 +87,7 @@ def eubo(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support or not normalised.
+        Shapes, NaN, +inf, q without support or not normalized.
 
     Notes
     -----
@@ -111,8 +111,8 @@ def elbo_terms(
     Parameters
     ----------
     log_likelihood, log_prior, log_q : array_like, shape (..., S)
-        log p(x | z), log p(z) and log q(z | x); leading axes broadcast. The prior must be normalised (to 1e-6 in log mass);
-        what remains is renormalised exactly, like q.
+        log p(x | z), log p(z) and log q(z | x); leading axes broadcast. The prior must be normalized (to 1e-6 in log mass);
+        what remains is renormalized exactly, like q.
     unnormalized : bool
         Accept logits for q.
 
@@ -123,7 +123,7 @@ def elbo_terms(
     Raises
     ------
     LogTableError
-        Shapes, NaN, +inf, q without support, q or the prior not normalised.
+        Shapes, NaN, +inf, q without support, q or the prior not normalized.
 
     Notes
     -----
@@ -143,7 +143,7 @@ def elbo_terms(
     largest = float(np.max(np.abs(masses[:, 0]), initial=0.0))
     if largest > NORMALIZER_TOLERANCE:
         raise LogTableError(
-            f"log_prior must be normalised; its log normalizer reaches {largest:.3g} in size; for an unnormalised model pass the "
+            f"log_prior must be normalized; its log normalizer reaches {largest:.3g} in size; for an unnormalized model pass the "
             "joint table to elbo().",
             "log_prior",
             largest,
@@ -160,7 +160,7 @@ def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalize
     log_joint, log_q : array_like, shape (..., S)
         log p(x, z) and the logits of q; leading axes broadcast.
     unnormalized : bool
-        False checks that q is normalised.
+        False checks that q is normalized.
 
     Returns
     -------

@@ -189,7 +189,11 @@ MUTANTS = (
     mutant(
         "M13c",
         "last state twice in the sums of short rows",
-        (SHORT, "        for state in range(n):\n", "        for state in [*range(n), n - 1]:\n"),
+        (
+            SHORT,
+            "    for state in range(n):\n        for i in range(ROWS):\n            x, y, top_a",
+            "    for state in [*range(n), n - 1]:\n        for i in range(ROWS):\n            x, y, top_a",
+        ),
     ),
     mutant(
         "M13d",
@@ -212,12 +216,21 @@ MUTANTS = (
     mutant(
         "M14b",
         "last state skipped in the sums of a chunk",
-        (GAP, "    lanes, carried = tiles(), tiles()\n", "    lanes, carried = tiles(), tiles()\n    a, b = a[:-1], b[:-1]\n"),
+        (
+            GAP,
+            "    lanes, carried = tiles(), tiles()\n",
+            "    lanes, carried = tiles(), tiles()\n    a, b = a[:-1], b[:-1]\n",
+            2,
+        ),
     ),
     mutant(
         "M14c",
         "last state skipped in the sums of short rows",
-        (SHORT, "        for state in range(n):\n", "        for state in range(n - 1):\n"),
+        (
+            SHORT,
+            "    for state in range(n):\n        for i in range(ROWS):\n            x, y, top_a",
+            "    for state in range(n - 1):\n        for i in range(ROWS):\n            x, y, top_a",
+        ),
     ),
     mutant(
         "M14d",
@@ -257,7 +270,7 @@ MUTANTS = (
     mutant(
         "M19a",
         "rounding error of an overflowed difference used in a weight",
-        (SCALAR, "low = low if alive else 0.0", "low = low"),
+        (SCALAR, "return k, r, r_low, low if alive else 0.0", "return k, r, r_low, low"),
     ),
     mutant(
         "M19b",

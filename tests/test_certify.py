@@ -138,7 +138,7 @@ def test_a_ball_is_rounded_only_if_all_of_it_rounds_alike() -> None:
 
 
 def test_equal_distributions_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their gap is 0, which no finite precision can tell from a tiny number: they are recognised before it starts."""
+    """Their gap is 0, which no finite precision can tell from a tiny number: they are recognized before it starts."""
     monkeypatch.setattr(_certify, "LAST_BITS", _certify.FIRST_BITS)
     a = np.array([0.5, -3.25, -INF, 2.0])
     for b in (a, a + 2.0, a - 2.0**-20):

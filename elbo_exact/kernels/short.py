@@ -2,8 +2,8 @@
 
 A short row has too little work for the lanes of ``gap`` and waits 700 ns for its own latencies; across rows the same functions
 wait for nothing. Weights are summed in the order of the one tree, so the log evidence has the same bits; the other sums are
-plain TwoSum chains. A row that needs more care (NaN, infinities, weights near the subnormals, a gap below 1e-9) is left to
-``rows``: its status is UNDECIDED, by its own data alone.
+plain TwoSum chains. A row that needs more care (NaN, +inf, weights near the subnormals, nearly equal distributions: see
+``plain``) is left to ``rows``: its status is UNDECIDED, by its own data alone.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may ha
 
 
 def on_the_stack(height: int, width: int) -> Any:
-    """A function that gives an uninitialised (height, width) array; compiled, it lives until the calling kernel returns."""
+    """A function that gives an uninitialized (height, width) array; compiled, it lives until the calling kernel returns."""
 
     @cast(Any, intrinsic)
     def memory(typing_context: Any) -> Any:
