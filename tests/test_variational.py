@@ -157,7 +157,9 @@ def test_missing_states_have_gradient_zero_and_infinite_gaps_none() -> None:
     assert np.isfinite(g[0]).all()
     assert np.isnan(g[1]).all()
     assert np.isnan(g[2]).all()
-    np.testing.assert_array_equal(g[3], [0.0, 0.0, 0.0])
+    only = ee.audit(a[3], b[3])  # q is all in one state: its gradient is e + gap = 0, e and their sum rounded once
+    assert abs(g[3, 0]) <= only.error.gap + 2.0 * U * only.gap
+    np.testing.assert_array_equal(g[3, 1:], [0.0, 0.0])
 
 
 def test_the_gradient_of_one_table_for_many_rows_and_of_an_empty_batch() -> None:
