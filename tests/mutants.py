@@ -70,7 +70,7 @@ def mutant(name: str, what: str, *edits: tuple[str, str, str] | tuple[str, str, 
 
 AUDIT, ENGINE = "_audit.py", "_engine.py"
 GAP, ROWS, SHORT, TERMS = "kernels/gap.py", "kernels/rows.py", "kernels/short.py", "kernels/terms.py"
-REDUCE, SCALAR = "kernels/reduce.py", "kernels/scalar.py"
+REDUCE, SCALAR, TREE = "kernels/reduce.py", "kernels/scalar.py", "kernels/tree.py"
 
 OWN_GAP = "gap, gap_bound = record[R_GAP], record[R_GAP_BOUND]"
 TWO_TABLES = 'target, q = log_table(log_joint, target_name), log_table(log_q, "log_q")'
@@ -292,7 +292,7 @@ MUTANTS = (
         "pivot correction skipped in the merge of chunks",
         (ROWS, "    for _ in range(2):\n", "    for _ in range(1):\n"),
     ),
-    mutant("M24", "all terms of the smallest subnormal dropped from the bounds", (REDUCE, "ETA = 2.0**-1074", "ETA = 0.0")),
+    mutant("M24", "all terms of the smallest subnormal dropped from the bounds", (TREE, "ETA = 2.0**-1074", "ETA = 0.0")),
     mutant("M25a", "bound of gap and forward KL divided by 8", (GAP, "(1.01 * error if", "(0.125 * error if")),
     mutant(
         "M25b",

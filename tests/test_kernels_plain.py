@@ -22,8 +22,9 @@ from elbo_exact.kernels.plain import (
     plain_offset,
     plain_state,
 )
-from elbo_exact.kernels.reduce import WEIGHT_ERROR, U
+from elbo_exact.kernels.reduce import WEIGHT_ERROR
 from elbo_exact.kernels.scalar import exp, phi_parts, weight
+from elbo_exact.kernels.tree import U
 
 INF = math.inf
 E, GAP, FORWARD, MASS, DIRECT, DEPTH, ONE_SIDED = range(7)

@@ -20,9 +20,6 @@ from hypothesis import strategies as st
 from elbo_exact.kernels.reduce import (
     BAD,
     BAD_TARGET,
-    CHUNK,
-    ETA,
-    LANES,
     OK,
     REST,
     REST_LOW,
@@ -30,11 +27,11 @@ from elbo_exact.kernels.reduce import (
     TOP,
     WEIGHT_ERROR,
     ZERO_EVIDENCE,
-    U,
     log_evidence_chunks,
     log_evidence_from_chunks,
     log_evidence_rows,
 )
+from elbo_exact.kernels.tree import CHUNK, ETA, LANES, U
 
 Array = npt.NDArray[np.float64]
 INF = math.inf

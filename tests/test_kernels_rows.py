@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elbo_exact.kernels.gap import N_RECORD, R_FORWARD, R_GAP
-from elbo_exact.kernels.reduce import BAD_Q, BAD_TARGET, CHUNK, NO_SUPPORT, OK, OVERFLOW, ZERO_EVIDENCE, log_evidence_rows
+from elbo_exact.kernels.reduce import BAD_Q, BAD_TARGET, NO_SUPPORT, OK, OVERFLOW, ZERO_EVIDENCE, log_evidence_rows
 from elbo_exact.kernels.rows import (
     N_OUTPUTS,
     OUT_ELBO,
@@ -38,6 +38,7 @@ from elbo_exact.kernels.rows import (
     row_chunks,
     row_from_chunks,
 )
+from elbo_exact.kernels.tree import CHUNK
 
 Array = npt.NDArray[np.float64]
 INF = math.inf

@@ -20,10 +20,11 @@ import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.pivoted import row_log_sum, row_pivot, scratch_of, state_ratio, table_row
-from elbo_exact.kernels.reduce import ETA, INF, WEIGHT_ERROR, U, chain_error, sum_error
+from elbo_exact.kernels.reduce import WEIGHT_ERROR, sum_error
 from elbo_exact.kernels.renyi import row_renyi
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp, exp_parts, expm1, log1p, phi, scale, two_sum
 from elbo_exact.kernels.terms import guarded_weight, scaled_product
+from elbo_exact.kernels.tree import ETA, INF, U, chain_error
 
 __all__ = ["CHI2", "HELLINGER", "JENSEN_SHANNON", "RENYI", "TOTAL_VARIATION", "divergence_rows"]
 

@@ -35,24 +35,14 @@ from elbo_exact.kernels.plain import (
 )
 from elbo_exact.kernels.reduce import (
     BAD,
-    ETA,
-    INF,
-    LANES,
     REST,
     REST_LOW,
     TIES,
     TOP,
     WEIGHT_ERROR,
-    U,
-    add,
     chunk_extremes,
     chunk_rest,
     chunk_weights,
-    clear,
-    fold,
-    halve,
-    halve_both,
-    kappa,
     log_sum_error,
     sum_error,
 )
@@ -67,6 +57,7 @@ from elbo_exact.kernels.terms import (
     ordinary_log_ratio,
 )
 from elbo_exact.kernels.tiles import tiles
+from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, clear, fold, halve, halve_both, kappa
 
 __all__ = ["N_RECORD", "N_SUMS", "chunk_record"]
 

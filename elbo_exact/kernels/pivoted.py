@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import OUT2, TABLE, kernel, void
-from elbo_exact.kernels.reduce import CHUNK, ETA, INF, WEIGHT_ERROR, U, chain_error, merge_log_sums, row_log_sums, sum_error
+from elbo_exact.kernels.reduce import WEIGHT_ERROR, merge_log_sums, row_log_sums, sum_error
 from elbo_exact.kernels.scalar import exp, log1p, two_sum
 from elbo_exact.kernels.terms import guarded_mass, guarded_weight, log_ratio, scaled_product
+from elbo_exact.kernels.tree import CHUNK, ETA, INF, U, chain_error
 
 __all__ = ["cross_entropy_rows", "gradient_rows", "row_log_sum", "row_pivot", "scratch_of", "state_ratio", "table_row"]
 

@@ -23,9 +23,10 @@ from __future__ import annotations
 import math
 
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.reduce import ETA, INF, U, log_sum_error
+from elbo_exact.kernels.reduce import log_sum_error
 from elbo_exact.kernels.scalar import two_sum
 from elbo_exact.kernels.terms import SERIES
+from elbo_exact.kernels.tree import ETA, INF, U
 
 __all__ = [
     "is_fine",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.reduce import BAD_TARGET, CHUNK, INF, OK, ZERO_EVIDENCE, merge_log_sums, row_log_sums
+from elbo_exact.kernels.reduce import BAD_TARGET, OK, ZERO_EVIDENCE, merge_log_sums, row_log_sums
 from elbo_exact.kernels.scalar import log1p, two_sum, weight
+from elbo_exact.kernels.tree import CHUNK, INF
 
 __all__ = ["log_posterior_rows", "posterior_rows"]
 

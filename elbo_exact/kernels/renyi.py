@@ -15,9 +15,10 @@ import numpy as np
 
 from elbo_exact.kernels._jit import kernel
 from elbo_exact.kernels.pivoted import row_log_sum, row_pivot, state_ratio
-from elbo_exact.kernels.reduce import ETA, INF, WEIGHT_ERROR, U, chain_error, sum_error
+from elbo_exact.kernels.reduce import WEIGHT_ERROR, sum_error
 from elbo_exact.kernels.scalar import exp, exp_parts, expm1, log1p, phi, scale, two_sum, weight
 from elbo_exact.kernels.terms import guarded_weight, scaled_product
+from elbo_exact.kernels.tree import ETA, INF, U, chain_error
 
 __all__ = ["row_renyi"]
 

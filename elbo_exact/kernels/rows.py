@@ -58,16 +58,11 @@ from elbo_exact.kernels.reduce import (
     BAD,
     BAD_Q,
     BAD_TARGET,
-    CHUNK,
-    ETA,
-    INF,
     NO_SUPPORT,
     OK,
     OVERFLOW,
     TOP,
     ZERO_EVIDENCE,
-    U,
-    kappa,
     log_evidence_of,
     log_sum_error,
     merge_log_sums,
@@ -81,6 +76,7 @@ from elbo_exact.kernels.terms import (
     log_ratio,
     scaled_product,
 )
+from elbo_exact.kernels.tree import CHUNK, ETA, INF, U, kappa
 
 __all__ = ["N_OUTPUTS", "audit_rows", "gap_rows", "row_chunks", "row_from_chunks"]
 

@@ -31,23 +31,12 @@ from elbo_exact.kernels.gap import (
     collect_direct,
 )
 from elbo_exact.kernels.plain import log_ratio_error, one_sided, pivot_off, plain_divergence, plain_offset, plain_state
-from elbo_exact.kernels.reduce import (
-    BAD,
-    INF,
-    LANES,
-    OK,
-    TOP,
-    WEIGHT_ERROR,
-    add,
-    chain_error,
-    close_log_sum,
-    log_evidence_of,
-    sum_error,
-)
+from elbo_exact.kernels.reduce import BAD, OK, TOP, WEIGHT_ERROR, close_log_sum, log_evidence_of, sum_error
 from elbo_exact.kernels.rows import OUT_STATUS, close_row
 from elbo_exact.kernels.scalar import exp, exp_fraction, log1p, phi_parts, raised, reduced_difference, two_sum
 from elbo_exact.kernels.terms import ORDINARY
 from elbo_exact.kernels.tiles import ROWS, SHORT, row_tiles, state_tiles
+from elbo_exact.kernels.tree import INF, LANES, add, chain_error
 
 __all__ = ["SHORT", "UNDECIDED", "short_audit_rows", "short_gap_rows", "short_log_evidence_rows"]
 

@@ -22,8 +22,9 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.reduce import ETA, INF, WEIGHT_ERROR, U
+from elbo_exact.kernels.reduce import WEIGHT_ERROR
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp_parts, phi, phi_parts, scale, two_sum
+from elbo_exact.kernels.tree import ETA, INF, U
 
 ORDINARY = -700.0  # below, a weight nears the subnormals and its block takes the guarded form
 SERIES = 1.6  # |e| up to which phi(e) comes from its series
