@@ -43,7 +43,6 @@ from elbo_exact.kernels.tiles import SHORT
 __all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "shaped"]
 
 _SMALLEST, _NORMAL, _HALF, _ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0  # variables: literals would be folded at compile time
-SHORT_EVIDENCE = 128  # states up to which log evidence alone is faster with rows side by side; the bits are the same
 NAN_POLICIES = ("raise", "propagate")
 
 
@@ -157,7 +156,7 @@ def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
 def _evidence_task(rows: FloatArray) -> FloatArray:
     check_arithmetic()
     out = np.empty((len(rows), 3))
-    if rows.shape[1] > SHORT_EVIDENCE:
+    if rows.shape[1] > SHORT:
         log_evidence_rows(rows, 0, len(rows), out)
         return out
     short_log_evidence_rows(rows, 0, len(rows), out)

@@ -107,9 +107,9 @@ def test_zeros_contribute_what_the_corner_table_says() -> None:
 def test_what_could_be_felt_is_left_to_the_careful_terms() -> None:
     out = np.empty((1, 2))
     for total, off, delta, fine in (
-        (1e-9, 1e-15, 1e-28, True),
-        (1e-12, 1e-15, 1e-28, False),  # off**2 8192 > u gap
-        (1e-3, 1e-15, 1e-18, False),  # 128 delta > u sqrt(gap)
+        (1e-7, 1e-15, 1e-28, True),
+        (1e-12, 1e-15, 1e-40, False),  # off**2 8192 > u gap
+        (1e-9, 1e-18, 1e-28, False),  # delta 8192 > u gap
         (0.0, 0.0, 1e-28, False),
         (math.nan, 1e-15, 1e-28, False),
         (1.0, INF, 1e-28, False),

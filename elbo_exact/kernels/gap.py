@@ -57,7 +57,7 @@ from elbo_exact.kernels.terms import (
     ordinary_log_ratio,
 )
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, clear, fold, halve, halve_both, kappa
+from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, clear, fold, fold_once, halve, halve_both, halve_once, kappa
 
 __all__ = ["N_RECORD", "N_SUMS", "chunk_record"]
 
@@ -248,6 +248,19 @@ def chunk_log_sums(a, b, v, w, record):
 
 
 @kernel
+def halve_plain(lanes, width, both_ways):
+    """One level of the tree for all sums of ``plain_sums`` at once, so that their latencies overlap."""
+    halve_once(lanes, GAP, width)
+    halve_once(lanes, MASS, width)
+    halve_once(lanes, DIRECT, width)
+    fold_once(lanes, MASS_BOUND, width)
+    fold_once(lanes, DIRECT_BOUND, width)
+    if both_ways:
+        halve_once(lanes, FORWARD, width)
+        halve_once(lanes, ENTROPY, width)
+
+
+@kernel
 def plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums):
     """The sums of one chunk of ordinary or zero weights at a pivot; bounds are left to ``close_plain``."""
     lanes, carried = tiles(), tiles()
@@ -274,16 +287,19 @@ def plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums):
             if both_ways:
                 add(lanes, FORWARD, j, plain_divergence(even, -odd, -e, x, y, inverse))
     sums[CHARGED], sums[MISSED] = one_sided(a, b) if zeros > 0 else (0, 0)
-    halve_both(lanes, GAP, lanes, DIRECT)
-    sums[GAP], sums[DIRECT] = lanes[GAP, 0] + lanes[GAP_LOW, 0], lanes[DIRECT, 0] + lanes[DIRECT_LOW, 0]
-    high, low = halve(lanes, MASS)
-    sums[MASS] = high + low
-    sums[DIRECT_BOUND], sums[MASS_BOUND] = fold(lanes, DIRECT_BOUND), fold(lanes, MASS_BOUND)
+    halve_plain(lanes, 32, both_ways)
+    halve_plain(lanes, 16, both_ways)
+    halve_plain(lanes, 8, both_ways)
+    halve_plain(lanes, 4, both_ways)
+    halve_plain(lanes, 2, both_ways)
+    halve_plain(lanes, 1, both_ways)
     sums[FORWARD], sums[ENTROPY] = 0.0, 0.0
+    for column in (GAP, MASS, DIRECT):
+        sums[column] = lanes[column, 0] + lanes[column + 1, 0]
     if both_ways:
-        halve_both(lanes, FORWARD, lanes, ENTROPY)
         sums[FORWARD] = lanes[FORWARD, 0] + lanes[FORWARD_LOW, 0]
         sums[ENTROPY] = lanes[ENTROPY, 0] + lanes[ENTROPY_LOW, 0]
+    sums[MASS_BOUND], sums[DIRECT_BOUND] = lanes[MASS_BOUND, 0], lanes[DIRECT_BOUND, 0]
 
 
 @kernel

@@ -19,7 +19,7 @@ CARRAY: Any = cast(Any, numba).carray
 __all__ = ["N_TILES", "ROWS", "SHORT", "TILE", "row_tiles", "state_tiles", "tiles"]
 
 N_TILES, TILE = 18, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
-ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may have: 64 KiB for each table
+ROWS, SHORT = 32, 128  # rows done side by side, and the states that they may have: 32 KiB for each table
 
 
 def on_the_stack(height: int, width: int) -> Any:
