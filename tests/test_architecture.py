@@ -50,7 +50,8 @@ TESTED_ELSEWHERE = {
     "kernels/tree.py": ("test_kernels_reduce.py", "sums are seen in log-sum-exp, at every boundary"),
     "kernels/tiles.py": ("test_kernels_short.py", "tiles are seen at their limits"),
 }
-EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370}  # a public function each 45 lines, 35 of them its documented contract
+# a public function each 45 lines, 35 of them its documented contract; and the two passes over a chunk beside each other
+EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370, "gap.py": 360}
 
 
 def unit(path: Path) -> str:
