@@ -72,7 +72,7 @@ def test_a_bad_row_of_q_is_named_by_its_index_in_its_own_table(
         ee.gap(table(*other), empty)
     place = f" at index {index}" if index else ""  # a table of one row has no index to tell
     assert str(caught.value) == f"log_q has no support{place}."
-    with pytest.raises(ee.LogTableError, match="sums to 2.72 at index") as caught:
+    with pytest.raises(ee.LogTableError, match=r"sums to 2\.72") as caught:
         ee.gap(table(*other), scaled)
     assert f"{place} (log normalizer 1)" in str(caught.value)
 
