@@ -38,7 +38,7 @@ from elbo_exact.kernels.rows import (
     row_from_chunks,
 )
 from elbo_exact.kernels.short import UNDECIDED, short_audit_rows, short_gap_rows, short_log_evidence_rows
-from elbo_exact.kernels.tiles import SHORT
+from elbo_exact.kernels.tiles import SHORT, SHORT_EVIDENCE
 
 __all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "shaped"]
 
@@ -156,7 +156,7 @@ def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
 def _evidence_task(rows: FloatArray) -> FloatArray:
     check_arithmetic()
     out = np.empty((len(rows), 3))
-    if rows.shape[1] > SHORT:
+    if rows.shape[1] > SHORT_EVIDENCE:
         log_evidence_rows(rows, 0, len(rows), out)
         return out
     short_log_evidence_rows(rows, 0, len(rows), out)

@@ -31,6 +31,7 @@ from elbo_exact.kernels.reduce import (
     log_evidence_from_chunks,
     log_evidence_rows,
 )
+from elbo_exact.kernels.tiles import GROUP
 from elbo_exact.kernels.tree import CHUNK, ETA, LANES, U
 
 Array = npt.NDArray[np.float64]
@@ -202,3 +203,16 @@ def test_rows_first_to_last_are_written_from_the_start() -> None:
     everything = evidence(table)
     np.testing.assert_array_equal(evidence(table, 2, 5), everything[2:5])
     assert evidence(table, 4, 4).shape == (0, 3)
+
+
+@pytest.mark.parametrize("n", [n for n in SIZES if n <= CHUNK])
+@pytest.mark.parametrize("n_rows", [1, GROUP - 1, GROUP, GROUP + 1])
+def test_rows_that_are_halved_together_do_not_know_each_other(n: int, n_rows: int) -> None:
+    """Every row has the bits that it has alone and from its chunk, whatever its neighbors are."""
+    table = np.random.default_rng(n).normal(0.0, 3.0, (n_rows, n))
+    table[n_rows // 2] = -INF
+    table[-1, 0] = np.nan
+    together = evidence(table)
+    for i, row in enumerate(table):
+        np.testing.assert_array_equal(together[i], evidence(table, i, i + 1)[0])
+        np.testing.assert_array_equal(together[i], from_chunks(chunks(row, 0, 1), n)[0])

@@ -33,7 +33,7 @@ from elbo_exact.kernels.tiles import ROWS
 Array = npt.NDArray[np.float64]
 INF = math.inf
 INTERPRETED = bool(numba.config.DISABLE_JIT)
-SIZES = (2, 5) if INTERPRETED else (2, 3, 5, 31, 63, 64, 65, 100, 127, 128)
+SIZES = (2, 5) if INTERPRETED else (2, 3, 5, 31, 63, 64, 65, 100, 128, 129, 255, 256)
 BATCHES = (1, 33) if INTERPRETED else (1, 2, 31, 32, 33, 70)
 COLUMNS = {
     "log_evidence": OUT_EVIDENCE,

@@ -16,10 +16,12 @@ from numba.extending import intrinsic, overload
 
 CARRAY: Any = cast(Any, numba).carray
 
-__all__ = ["N_TILES", "ROWS", "SHORT", "TILE", "row_tiles", "state_tiles", "tiles"]
+__all__ = ["GROUP", "N_TILES", "ROWS", "SHORT", "SHORT_EVIDENCE", "TILE", "group_tiles", "row_tiles", "state_tiles", "tiles"]
 
+GROUP = 8  # longer rows whose lanes are halved together
 N_TILES, TILE = 18, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
-ROWS, SHORT = 32, 128  # rows done side by side, and the states that they may have: 32 KiB for each table
+ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may have: 64 KiB for each table
+SHORT_EVIDENCE = 128  # the same for the log evidence alone, which has less to do for what the transposing costs
 
 
 def on_the_stack(height: int, width: int) -> Any:
@@ -44,5 +46,6 @@ def on_the_stack(height: int, width: int) -> Any:
 
 
 tiles = on_the_stack(N_TILES, TILE)
+group_tiles = on_the_stack(2 * GROUP, TILE)
 row_tiles = on_the_stack(N_TILES, ROWS)
 state_tiles = on_the_stack(SHORT, ROWS)
