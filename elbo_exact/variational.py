@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
-from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, log_table, same_states
+from elbo_exact._validate import NORMALIZER_TOLERANCE, broadcast_rows, log_table, same_states
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.pivoted import cross_entropy_rows, gradient_rows
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_GAP
@@ -152,7 +152,9 @@ def elbo_terms(
     return shaped(0.0 - expected[:, 0], batch), shaped(to_prior[:, OUT_GAP], prior_batch)
 
 
-def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalized: bool = True) -> FloatArray:
+def elbo_gradient(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalized: bool = True, return_error: bool = False
+) -> Any:
     """Derivative of the ELBO in the logits of q: g_z = q_z (e_z - E_q e), e = log(posterior/q), exact to rounding.
 
     Parameters
@@ -161,12 +163,14 @@ def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalize
         log p(x, z) and the logits of q; leading axes broadcast.
     unnormalized : bool
         False checks that q is normalized.
+    return_error : bool
+        Return (gradient, error): a rigorous bound on the rounding error of every entry beside it.
 
     Returns
     -------
-    ndarray, shape (..., S)
-        Exactly 0 where log_q = -inf; a NaN row where the gap is infinite, which has no gradient. The gradient of ``gap`` is -g;
-        the derivative in log_joint is q itself.
+    ndarray, shape (..., S), or a pair of them
+        Exactly 0 where log_q = -inf; a NaN row where the gap is infinite, which has no gradient (its error is +inf). The gradient
+        of ``gap`` is -g; the derivative in log_joint is q itself.
 
     Raises
     ------
@@ -186,7 +190,8 @@ def elbo_gradient(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalize
     results, batch = pair_results(log_joint, log_q, False, unnormalized, "raise", None)
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     shape = same_states(target, "log_joint", q, "log_q")
-    out = np.empty((len(results), target.shape[-1]))
+    out, bounds = np.empty((2, len(results), target.shape[-1]))
     with np.errstate(all="ignore"):
-        gradient_rows(broadcast_rows(target, shape), broadcast_rows(q, shape), results, out)
-    return out.reshape(*batch, target.shape[-1])
+        gradient_rows(broadcast_rows(target, shape), broadcast_rows(q, shape), results, out, bounds)
+    gradient, error = (table.reshape(*batch, target.shape[-1]) for table in (out, bounds))
+    return (gradient, error) if return_error else gradient

@@ -67,22 +67,36 @@ def row_pivot(a, b, top_a, rest_a, top_b, rest_b):
     return r, t, 1.02 * bound + 2.0 * U * abs(t)
 
 
-@kernel(void(TABLE, TABLE, TABLE, OUT2))
-def gradient_rows(log_joint, log_q, results, out):
-    """g = q (e + gap) of every row, from the gaps in column 4 of ``results``."""
-    weights, partials = scratch_of(log_joint.shape[1])
+@kernel(void(TABLE, TABLE, TABLE, OUT2, OUT2))
+def gradient_rows(log_joint, log_q, results, out, bounds):
+    """g = q (e + gap) of every row, from the gaps and their bounds in columns 4 and 5 of ``results``, and its bounds.
+
+    q is good to the 3.1u of a weight and the error of the sum, the product and the quotient round by u each, scaling rounds a
+    subnormal. e + gap has the errors of the log ratio, the pivot and the gap, and its two additions round. Nothing cancels but
+    e and gap, which is the gradient itself.
+    """
+    n = log_joint.shape[1]
+    weights, partials = scratch_of(n)
+    relative = WEIGHT_ERROR + sum_error(n) + 3.0 * U
     for i in range(out.shape[0]):
         a, b, gap = table_row(log_joint, i), table_row(log_q, i), results[i, 4]
         top_a, rest_a = row_log_sum(a, weights, partials)
         top_b, rest_b = row_log_sum(b, weights, partials)
         if not gap < INF:
-            out[i, :] = np.nan
+            out[i, :], bounds[i, :] = np.nan, INF
             continue
-        r, t, _ = row_pivot(a, b, top_a, rest_a, top_b, rest_b)
+        r, t, off = row_pivot(a, b, top_a, rest_a, top_b, rest_b)
         for z in range(b.size):
             mantissa, exponent, w = guarded_weight(b[z], top_b)
-            e, e_low, _ = state_ratio(a[z], b[z], top_a, top_b, r, t)
-            out[i, z] = scaled_product(mantissa, exponent, w, e + (gap + e_low)) / (1.0 + rest_b) if w > 0.0 else 0.0
+            if w == 0.0 and exponent == 0:
+                out[i, z], bounds[i, z] = 0.0, 0.0
+                continue
+            e, e_low, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
+            total = e + (gap + e_low)
+            error = delta + off + results[i, 5] + U * (abs(total) + gap + abs(e_low))
+            out[i, z] = scaled_product(mantissa, exponent, w, total) / (1.0 + rest_b)
+            share = scaled_product(mantissa, exponent, w, error) / (1.0 + rest_b)
+            bounds[i, z] = 1.01 * (abs(out[i, z]) * relative + share + 4.0 * ETA) if error < INF else INF
 
 
 @kernel(void(TABLE, TABLE, OUT2))
