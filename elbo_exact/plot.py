@@ -187,7 +187,7 @@ def _clipped(value: float, widest: float) -> float:
 
 
 def _row_label(study: Study, i: int) -> str:
-    return f"case {i}" if study.problem.kind == "network" else f"{study.rows[i]} ({study.counts[i]:g})"
+    return f"case {i}" if study.problem.log_joint is not None else f"{study.rows[i]} ({study.counts[i]:g})"
 
 
 def _legend(ax: Any, columns: int) -> None:

@@ -15,7 +15,7 @@ from elbo_exact.gallery import Answer, Problem
 __all__ = ["audit_text", "fields_text", "gallery_text", "problem_text", "study_text"]
 
 WIDTH = 118
-SHOWN_ROWS, SHOWN_STEPS = 20, 8
+SHOWN_ROWS, SHOWN_STEPS, SHOWN_STATES = 20, 8, 20
 QUANTITIES = {"elbo": "ELBO", "gap": "reverse KL", "forward_kl": "forward KL", "eubo": "EUBO"}
 LEGEND = "reverse KL = KL(q || posterior), forward KL = KL(posterior || q), residual = log p(x) - (ELBO + reverse KL)"
 
@@ -151,6 +151,8 @@ def _posteriors(study: Study) -> str:
     columns = [names, _counts(study), _column("log p(x)", exact.log_evidence, exact.error.log_evidence, 15)]
     if len(study.marginals) == 1:
         ((variable, table),) = study.marginals.items()
+        if len(study.states[variable]) > SHOWN_STATES:
+            return _table(columns[:1] + columns[2:])
         labels = [f"p({variable} {state} | x)" for state in study.states[variable]]
         columns += [[label, *(f"{p:.10f}" for p in values)] for label, values in zip(labels, table.T, strict=True)]
         return _table([column for column in columns if column], ["total", *_total_evidence(study)])
@@ -180,13 +182,13 @@ def _checks(study: Study) -> str:
 
 
 def _row_names(study: Study) -> list[str]:
-    if study.problem.kind == "network":
+    if study.problem.log_joint is not None:
         return ["row", *(f"case {i}" for i in range(len(study.rows)))]
     return [" ".join(study.problem.columns) if study.problem.kind == "latent-class" else "row", *study.rows]
 
 
 def _counts(study: Study) -> list[str]:
-    return [] if study.problem.kind == "network" else ["count", *(f"{n:g}" for n in study.counts)]
+    return [] if study.problem.log_joint is not None else ["count", *(f"{n:g}" for n in study.counts)]
 
 
 def _total_evidence(study: Study) -> list[str]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from elbo_exact._study.fits import ModelFit
 from elbo_exact._study.rows import Rows
+from elbo_exact.divergence import chi2_divergence
 from elbo_exact.evidence import log_evidence, map_state, posterior
 from elbo_exact.fit import fit_em
 from elbo_exact.gallery import Answer, Problem
+from elbo_exact.importance import curve
 
 __all__ = ["Check", "Findings", "checks_of"]
 
@@ -111,6 +113,35 @@ def _posterior(findings: Findings, where: Mapping[str, Any]) -> float:
     return float(findings.marginals[where["variable"]][where["case"], names.index(where["state"])])
 
 
+def _chi2(findings: Findings, where: Mapping[str, Any]) -> float:
+    rows, case = findings.rows, where["case"]
+    return float(chi2_divergence(rows.log_joint[case], rows.log_prior[case]))
+
+
+def _sampled(quantity: str) -> Callable[[Findings, Any], tuple[float, float]]:
+    """A K-sample quantity of one case under its proposal, with its error."""
+
+    def find(findings: Findings, where: Mapping[str, Any]) -> tuple[float, float]:
+        rows, case = findings.rows, where["case"]
+        found = curve(rows.log_joint[case], rows.log_prior[case], where["samples"])
+        return float(getattr(found, quantity)), float(getattr(found.error, quantity))
+
+    return find
+
+
+def _sd(findings: Findings, where: Mapping[str, Any]) -> tuple[float, float]:
+    """Standard deviation of log mean w."""
+    variance, error = _sampled("variance")(findings, where)
+    return math.sqrt(variance), error / math.sqrt(variance)
+
+
+def _mean_energy(findings: Findings, where: Mapping[str, Any]) -> tuple[float, float]:
+    """-E_posterior[log weight]/K."""
+    row, coupling = findings.rows.log_joint[where["case"]], float(findings.problem.observed[where["case"]]["coupling"])
+    terms = posterior(row) * row
+    return -math.fsum(terms) / coupling, ROUNDING * math.fsum(abs(terms)) / coupling
+
+
 def _parameter(findings: Findings, where: Mapping[str, Any]) -> float:
     group = findings.problem.columns.index(where["group"])
     category = findings.problem.categories[group].index(where["category"])
@@ -176,6 +207,14 @@ FIND: dict[str, Callable[[Findings, Mapping[str, Any]], Any]] = {
     "log_evidence": _audited("log_evidence", "exact"),
     "elbo": _audited("elbo"),
     "eubo": _audited("eubo"),
+    "gap": _audited("gap"),
+    "forward_kl": _audited("forward_kl"),
+    "chi2_divergence": _chi2,
+    "iwae": _sampled("lower"),
+    "iwae_upper": _sampled("upper"),
+    "iwae_gap": _sampled("lower_gap"),
+    "log_mean_weight_sd": _sd,
+    "mean_energy": _mean_energy,
     "evidence": _evidence,
     "posterior": _posterior,
     "parameter": _parameter,

@@ -19,6 +19,8 @@ PRIOR = {
     "latent-class": "the class shares, whatever the answers",
     "tied-multinomial": "equal weight on the states that can produce the row (the model has no p(z) of its own)",
     "network": "latent variables drawn parents first, evidence held fixed (the proposal of likelihood weighting)",
+    "ising": "equal weight on every arrangement of the spins",
+    "gaussian": "the encoder N(a x + b, 2/3)",
 }
 BLURRED = "half the posterior, half equal weight on the states that can produce the row"
 EXACT = "the posterior, rounded to doubles"
@@ -37,8 +39,8 @@ class Rows(NamedTuple):
 
 def rows_of(problem: Problem, model: Any) -> Rows:
     """The rows of a problem, with the fitted model where it has one."""
-    if problem.kind == "network":
-        return _network_rows(problem)
+    if problem.log_joint is not None:
+        return _table_rows(problem)
     assert problem.x is not None and problem.counts is not None
     log_joint = model.log_joint(problem.x)
     n_rows, n_states = log_joint.shape
@@ -59,7 +61,7 @@ def approximations(kind: str, rows: Rows, executor: Any = None) -> dict[str, tup
     return {"prior": (PRIOR[kind], rows.log_prior), "blurred": (BLURRED, blurred), "exact": (EXACT, exact)}
 
 
-def _network_rows(problem: Problem) -> Rows:
+def _table_rows(problem: Problem) -> Rows:
     assert problem.log_joint is not None and problem.log_prior is not None
     assert problem.space is not None and problem.space.names is not None and problem.states is not None
     names = tuple(_evidence(case) for case in problem.observed)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, categories, real_array
 from elbo_exact.gallery._json import strict_json
 from elbo_exact.gallery._network import network_table
+from elbo_exact.gallery._tables import gaussian_tables, ising_tables
 from elbo_exact.models import Monomial
 from elbo_exact.space import LatentSpace
 
@@ -57,9 +58,10 @@ class Problem:
     ----------
     name, title : str
         What it is called.
-    kind : {"latent-class", "tied-multinomial", "network"}
+    kind : {"latent-class", "tied-multinomial", "network", "ising", "gaussian"}
         "latent-class": categorical answers whose classes are to be found. "tied-multinomial": a given EM starting model.
-        "network": a discrete Bayesian network with evidence.
+        "network": a discrete Bayesian network with evidence. "ising": spins on a torus. "gaussian": a Gaussian latent variable on
+        a grid. The last three have tables instead of data to be fitted.
     description, source, license : str
         Texts for people.
     answers : tuple of Answer
@@ -77,15 +79,16 @@ class Problem:
     model : Monomial
         Where EM starts in a tied multinomial.
     log_joint : ndarray, shape (cases, S)
-        log p(evidence, latent state) of a network.
+        log p(evidence, latent state), of a network, of spins or of a Gaussian.
     log_prior : ndarray, shape (cases, S)
-        Its latent variables drawn parents first, evidence held fixed: the proposal of likelihood weighting, normalized.
+        A proposal, normalized: of a network, its latent variables drawn parents first, evidence held fixed (likelihood weighting);
+        of spins, equal weight; of a Gaussian, the encoder.
     space : LatentSpace
-        Latent variables of the network, by name.
+        Latent variables of these tables, by name.
     states : dict
-        State names of every variable of the network.
+        State names of every variable.
     observed : tuple of dict
-        Evidence of each case.
+        Evidence, coupling or observation of each case.
     """
 
     name: str
@@ -136,7 +139,7 @@ def names() -> tuple[str, ...]:
     Examples
     --------
     >>> names()
-    ('asia', 'burglary', 'coins', 'linkage', 'rainy-sunny', 'snow-traffic', 'sprinkler', 'stouffer-toby', 'umbrella')
+    ('asia', 'burglary', 'coins', 'ising-torus', 'linkage', 'rainforth', 'rainy-sunny', 'snow-traffic', 'sprinkler', 'stouffer-toby', 'umbrella')
     """
     files = (entry.name for entry in resources.files(__package__).iterdir())
     return tuple(sorted(name.removesuffix(".json") for name in files if name.endswith(".json")))
@@ -240,6 +243,20 @@ def _network(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _ising(fields: Mapping[str, Any]) -> dict[str, Any]:
+    log_joint, log_prior, space = ising_tables(fields["sides"], fields["couplings"])
+    cases = tuple({"coupling": str(coupling)} for coupling in fields["couplings"])
+    states = dict.fromkeys(space.names or (), ("up", "down"))
+    return {"log_joint": log_joint, "log_prior": log_prior, "space": space, "states": states, "observed": cases}
+
+
+def _gaussian(fields: Mapping[str, Any]) -> dict[str, Any]:
+    log_joint, log_q, space, nodes = gaussian_tables(fields)
+    states = {"z": tuple(f"{node:.6g}" for node in nodes)}
+    cases = ({"x": str(fields["x"])},)
+    return {"log_joint": log_joint, "log_prior": log_q, "space": space, "states": states, "observed": cases}
+
+
 def _counts(fields: Mapping[str, Any], n_rows: int) -> FloatArray:
     counts = real_array(fields["counts"], "counts")
     if counts.shape != (n_rows,) or not (counts >= 0.0).all():
@@ -247,4 +264,10 @@ def _counts(fields: Mapping[str, Any], n_rows: int) -> FloatArray:
     return counts
 
 
-_READERS = {"latent-class": _latent_class, "tied-multinomial": _tied_multinomial, "network": _network}
+_READERS = {
+    "latent-class": _latent_class,
+    "tied-multinomial": _tied_multinomial,
+    "network": _network,
+    "ising": _ising,
+    "gaussian": _gaussian,
+}
