@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_target", "figure", "gaps", "marginals", "save", "traces"]
+__all__ = ["check_target", "density", "figure", "gaps", "marginals", "save", "traces"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 STYLES = {"prior": ("#0072B2", "s"), "blurred": ("#E69F00", "o"), "exact": ("#009E73", "D")}
 LINES = ("solid", "dashed", "dashdot", "dotted")
+MANY_STATES = 100  # more are drawn as a curve
 BEYOND = 1.12  # where an infinite gap is drawn, in units of the largest finite one
 
 
@@ -40,8 +41,9 @@ def figure(study: Study) -> Figure:
     >>> [axes.get_xlabel() for axes in figure(ee.study("sprinkler")).axes]
     ['nats from log p(x)', 'posterior probability']
     """
-    second = marginals if study.chosen is None else traces
-    lines = max(len(study.rows), 0 if study.chosen else sum(map(len, study.states.values())))
+    n_states = sum(map(len, study.states.values()))
+    second = traces if study.chosen is not None else marginals if n_states <= MANY_STATES else density
+    lines = max(len(study.rows), n_states if second is marginals else 0)
     canvas = _new_figure((12.0, max(4.5, 1.6 + 0.27 * lines)))
     left, right = canvas.subplots(1, 2, width_ratios=(1.5, 1.0))
     gaps(study, left)
@@ -116,6 +118,23 @@ def marginals(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("posterior probability")
     ax.set_title("Posterior of each latent variable", fontsize=11)
     _legend(ax, min(len(study.rows), 5))
+    return ax
+
+
+def density(study: Study, ax: Axes | None = None) -> Axes:
+    """Posterior of the only latent variable over the nodes of its grid, beside the proposal; as densities."""
+    ax = _axes(ax)
+    ((variable, states),) = study.states.items()
+    nodes = [float(state) for state in states]
+    width = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
+    for case, row in enumerate(study.marginals[variable]):
+        ax.plot(nodes, row / width, color=COLORS[case % 6], label=f"posterior, case {case}")
+        proposal = [math.exp(value) / width for value in study.approximations[0].log_q[case]]
+        ax.plot(nodes, proposal, color=COLORS[case % 6], linestyle="dashed", label=f"q = prior, case {case}")
+    ax.set_xlabel(variable)
+    ax.set_ylabel("density")
+    ax.set_title("Posterior and proposal", fontsize=11)
+    _legend(ax, 2)
     return ax
 
 

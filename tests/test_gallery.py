@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import study_of
 
+import elbo_exact as ee
 from elbo_exact import gallery
 from elbo_exact._study import study
 from elbo_exact.gallery import Answer, Problem
+from elbo_exact.gallery._tables import ising_tables
 
 FUZZ = int(os.environ.get("ELBO_EXACT_CAMPAIGN_FUZZ", "200"))  # damaged files
 
@@ -78,9 +80,70 @@ def test_names_are_the_files_and_every_problem_is_complete() -> None:
     for name in gallery.names():
         this = problem(name)
         assert this.name == name and this.answers and all([this.title, this.source, this.license, this.description])
-        assert (this.log_joint is None) == (this.kind != "network")
-        assert (this.x is None) == (this.kind == "network")
-        assert any(answer.published for answer in this.answers)
+        given = this.kind in ("network", "ising", "gaussian")
+        assert (this.log_joint is not None) == (this.log_prior is not None) == (this.space is not None) == given
+        assert (this.x is None) == given
+        assert this.kind in ("ising", "gaussian") or any(answer.published for answer in this.answers)
+
+
+def test_the_torus_counts_every_edge_once() -> None:
+    """Energy levels of the 4 x 4 torus (2 states at -32, 20524 at 0), and a 3 x 4 one by hand."""
+    this = problem("ising-torus")
+    assert this.log_joint is not None and this.log_prior is not None
+    energies, counts = np.unique(np.round(-this.log_joint[0] / 0.2), return_counts=True)
+    levels = {-32: 2, -24: 32, -20: 64, -16: 424, -12: 1728, -8: 6688, -4: 13568, 0: 20524}
+    assert dict(zip(energies, counts, strict=True)) == levels | {-energy: n for energy, n in levels.items()}
+    assert np.unique(this.log_prior).tolist() == [-16.0 * math.log(2.0)]
+    small, _, space = ising_tables((3, 4), [0.5])
+    for state in range(0, space.size, 37):
+        spin = {
+            place: 1 - 2 * bit for place, bit in zip(itertools.product(range(3), range(4)), space.states()[state], strict=True)
+        }
+        aligned = sum(s * spin[(i + 1) % 3, j] + s * spin[i, (j + 1) % 4] for (i, j), s in spin.items())
+        assert small[0, state] == 0.5 * aligned
+
+
+def test_the_gaussian_on_its_grid_has_the_evidence_of_the_continuum() -> None:
+    """log p(x) = log N(x; mu, 2) = -log(4 pi)/2 - (x - mu)**2/4: the tails and the step of the grid are below rounding, which is
+    u (|entry| + 8) for each of the entries, of at most 6 nats where the posterior is, and the library's own error."""
+    this = problem("rainforth")
+    assert this.log_joint is not None and this.log_prior is not None
+    audited = ee.audit(this.log_joint[0], this.log_prior[0])
+    closed = -0.5 * math.log(4.0 * math.pi) - (2.3 - 0.3) ** 2 / 4.0
+    assert abs(audited.log_evidence - closed) <= audited.error.log_evidence + 14.0 * 2.0**-53
+    assert abs(math.fsum(np.exp(this.log_prior[0])) - 1.0) <= 48.0 * 2.0**-53  # logarithms down to -40.5 nats
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sides": [2, 4]}, "sides must be an integer >= 3; got 2."),
+        ({"sides": [4]}, "not enough values to unpack"),
+        ({"sides": [40, 40]}, "bytes"),
+        ({"couplings": ["inf"]}, "couplings must be finite; got 'inf'."),
+    ],
+)
+def test_broken_tori_are_refused(change: dict[str, object], message: str) -> None:
+    fields = json.loads(resources.files("elbo_exact.gallery").joinpath("ising-torus.json").read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="problem is not a valid problem file") as caught:
+        gallery.parse(json.dumps(fields | change))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": "nan"}, "x must be finite"),
+        ({"n_nodes": 1}, "n_nodes must be"),
+        ({"reach": 0}, "reach must be > 0"),
+        ({"n_nodes": 10**7}, "at most 10**6"),
+    ],
+)
+def test_broken_gaussians_are_refused(change: dict[str, object], message: str) -> None:
+    fields = json.loads(resources.files("elbo_exact.gallery").joinpath("rainforth.json").read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="problem is not a valid problem file") as caught:
+        gallery.parse(json.dumps(fields | change))
+    assert message in str(caught.value)
 
 
 def test_network_table_is_the_product_of_its_factors() -> None:
@@ -155,7 +218,10 @@ def variable(**changes: Any) -> str:
         (" " * 2**20 + "1", "1048577 bytes, at most 1048576 are read."),
         (b"\xff", "'utf-8' codec can't decode byte 0xff"),
         ("{}", "missing 'title'."),
-        (json.dumps({**MINIMAL, "kind": "poem"}), "kind must be one of latent-class, tied-multinomial, network; got 'poem'."),
+        (
+            json.dumps({**MINIMAL, "kind": "poem"}),
+            "kind must be one of latent-class, tied-multinomial, network, ising, gaussian; got 'poem'.",
+        ),
         (json.dumps({**MINIMAL, "observed": [{"b": "yes"}]}), "observed names 'b', which is not a variable."),
         (json.dumps({**MINIMAL, "observed": [{"a": "perhaps"}]}), "observed 'a' must be one of yes, no; got 'perhaps'."),
         (json.dumps({**MINIMAL, "observed": [{"a": [1, -1]}]}), "observed 'a' must be a state or 2 likelihoods >= 0"),
