@@ -15,20 +15,34 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"_validate", "_parallel", "_plain"},
+    {"_sums"},
     {"_engine", "space"},
     {"evidence", "grid", "families"},
     {"divergence", "models"},
     {"variational", "_annealing"},
     {"_certify"},
     {"_audit"},
-    {"_density", "fit"},
+    {"_density", "_coverage", "_mean_field", "fit"},
+    {"anatomy", "projection"},
     {"gallery"},
     {"_study"},
     {"report", "plot", "_npz", "_doctor"},
     {"cli"},
     {"__main__"},
 ]
-QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_annealing", "_certify", "_audit", "_density"}
+QUANTITIES = {
+    "_engine",
+    "evidence",
+    "divergence",
+    "variational",
+    "_annealing",
+    "_certify",
+    "_audit",
+    "_density",
+    "_coverage",
+    "anatomy",
+    "projection",
+}
 MODELS = {"families", "models"}
 FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -44,6 +58,7 @@ TESTED_ELSEWHERE = {
     "kernels/pivoted.py": ("test_variational.py", "the gradient; the rest through test_divergence.py"),
     "kernels/divergences.py": ("test_divergence.py", "the public functions add validation only"),
     "kernels/renyi.py": ("test_divergence.py", "likewise, at sixteen orders"),
+    "_sums.py": ("test_audit.py", "weights, sums and the table are seen in an audit"),
     "kernels/annealing.py": ("test_annealing.py", "the public functions add validation only"),
     "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
     "kernels/gap.py": ("test_kernels_rows.py", "a record is seen as a row of one chunk"),
