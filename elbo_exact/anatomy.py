@@ -201,10 +201,12 @@ def surgery(
 
     Parameters
     ----------
-    log_likelihood, log_q : array_like, shape (N, S)
-        log p(x_n | z) and log q(z | x_n).
+    log_likelihood : array_like, shape (N, S)
+        log p(x_n | z).
     log_prior : array_like, shape (S,)
         log p(z), normalized to 1e-6 in log mass.
+    log_q : array_like, shape (N, S)
+        log q(z | x_n).
     weights : array_like, shape (N,), optional
         Observation counts; all means are weighted by them.
     unnormalized : bool
