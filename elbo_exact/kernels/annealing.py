@@ -39,8 +39,14 @@ START_ERROR = 8.0 * U  # of q and of the posterior, as in ``posterior``
 
 
 @kernel
-def tempered(a, b, top_a, top_b, beta, log_pi, weights):
-    """log pi_b up to a constant, and its weights relative to its maximum."""
+def own_error(x):
+    """h: relative error of a weight whose logarithm is x."""
+    return 3.2 * U + 4.1 * U * abs(x)
+
+
+@kernel
+def tempered(a, b, top_a, top_b, beta, log_pi, weights, weight_errors):
+    """log pi_b up to a constant, its weights relative to its maximum, and their absolute errors."""
     top = -INF
     for z in range(a.size):
         log_pi[z] = -INF
@@ -49,12 +55,7 @@ def tempered(a, b, top_a, top_b, beta, log_pi, weights):
         top = max(top, log_pi[z])
     for z in range(a.size):
         weights[z] = weight(log_pi[z], top)
-
-
-@kernel
-def own_error(x):
-    """h: relative error of a weight whose logarithm is x."""
-    return 3.2 * U + 4.1 * U * abs(x)
+        weight_errors[z] = weights[z] * own_error(log_pi[z]) if weights[z] > 0.0 else 0.0
 
 
 @kernel
@@ -92,7 +93,48 @@ def heat_bath(masses, errors, log_pi, weights, base, stride, size):
 
 
 @kernel
-def sweep(masses, errors, log_pi, weights, layout, upper):
+def lightest_pair(v0, v1):
+    """Smallest sum of two weights."""
+    least = INF
+    for j in range(v0.size):
+        total = v0[j] + v1[j]
+        least = total if total < least else least
+    return least
+
+
+@kernel
+def heat_bath_pairs(x0, x1, e0, e1, v0, v1, h0, h1):
+    """``heat_bath`` of a variable with two values, for a run of neighboring groups whose weights are ordinary numbers."""
+    for j in range(x0.size):
+        w0, w1 = v0[j], v1[j]
+        span = abs(x0[j]) + abs(x1[j])
+        inverse = 1.0 / (w0 + w1)
+        factor = (x0[j] + x1[j]) * inverse
+        error = (e0[j] + e1[j] + span * (2.0 * U)) * inverse
+        error += abs(factor) * ((h0[j] + h1[j]) * inverse + 8.0 * U)
+        floor = LOST * span + ETA
+        x0[j], x1[j] = factor * w0, factor * w1
+        e0[j] = (1.0 + 1e-6) * (error * w0 + abs(factor) * h0[j]) + floor
+        e1[j] = (1.0 + 1e-6) * (error * w1 + abs(factor) * h1[j]) + floor
+
+
+@kernel
+def redraw_bit(masses, errors, log_pi, weights, weight_errors, base, stride):
+    """A variable with two values, for ``stride`` groups."""
+    middle, last = base + stride, base + 2 * stride
+    v0, v1 = weights[base:middle], weights[middle:last]
+    if lightest_pair(v0, v1) < SMALL:
+        for z in range(base, middle):
+            heat_bath(masses, errors, log_pi, weights, z, stride, 2)
+        return
+    h0, h1 = weight_errors[base:middle], weight_errors[middle:last]
+    for k in range(masses.shape[0]):
+        x, e = masses[k], errors[k]
+        heat_bath_pairs(x[base:middle], x[middle:last], e[base:middle], e[middle:last], v0, v1, h0, h1)
+
+
+@kernel
+def sweep(masses, errors, log_pi, weights, weight_errors, layout, upper):
     """One systematic scan over the variables (rows of size and stride), or the reversed scan."""
     n = layout.shape[0]
     for j in range(n):
@@ -101,6 +143,9 @@ def sweep(masses, errors, log_pi, weights, layout, upper):
         if size == 1:
             continue
         for outer in range(0, masses.shape[1], size * stride):
+            if size == 2:
+                redraw_bit(masses, errors, log_pi, weights, weight_errors, outer, stride)
+                continue
             for inner in range(outer, outer + stride):
                 heat_bath(masses, errors, log_pi, weights, inner, stride, size)
 
@@ -201,7 +246,7 @@ def row_annealing(a, b, betas, layout, matrices, sweeps, upper, masses, errors, 
     sums, partials = scratch_of(a.size)
     top_a, rest_a = row_log_sum(a, sums, partials)
     top_b, rest_b = row_log_sum(b, sums, partials)
-    ratios, ratio_errors, log_pi, weights = scratch[0], scratch[1], scratch[2], scratch[3]
+    ratios, ratio_errors, log_pi, weights, weight_errors = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     if not log_ratios(a, b, top_a, rest_a, top_b, rest_b, ratios, ratio_errors):
         out[GAP], out[GAP_BOUND], out[VARIANCE], out[VARIANCE_BOUND] = INF, INF, np.nan, INF
         return
@@ -222,13 +267,13 @@ def row_annealing(a, b, betas, layout, matrices, sweeps, upper, masses, errors, 
             add_step(masses, errors, step, mean, ratios, ratio_errors)
         if i == n_steps - 1:
             break
-        tempered(a, b, top_a, top_b, betas[t if upper else t + 1], log_pi, weights)
+        tempered(a, b, top_a, top_b, betas[t if upper else t + 1], log_pi, weights, weight_errors)
         if matrices.shape[0] > 0:
             first = ((t if upper else t + 1) - 1) * a.size
             matrix = matrices[first : first + a.size]
             dense_step(masses, errors, matrix, log_pi, upper, moved, moved_errors)
         for _ in range(sweeps):
-            sweep(masses, errors, log_pi, weights, layout, upper)
+            sweep(masses, errors, log_pi, weights, weight_errors, layout, upper)
     value = (total + low) if upper else -(total + low)
     out[GAP], out[GAP_BOUND] = value + 0.0, 1.01 * (bound + 3.0 * U * abs(value) + chain_error(n_steps) * bound)
     if masses.shape[0] > 1:
@@ -240,7 +285,7 @@ def annealing_rows(log_joint, log_q, betas, layout, matrices, sweeps, upper, mom
     """The distance to log p(x) and the variance of the log-weight, with bounds; infinite ones as the corner table says."""
     n = log_joint.shape[1]
     n_masses = 3 if moments else 1
-    masses, errors, scratch = np.empty((n_masses, n)), np.empty((n_masses, n)), np.empty((4, n))
+    masses, errors, scratch = np.empty((n_masses, n)), np.empty((n_masses, n)), np.empty((5, n))
     dense, height = (n if matrices.shape[0] > 0 else 0), (betas.size - 2) * n  # a row's matrices stand below each other
     moved, moved_errors = np.empty((n_masses, dense)), np.empty((n_masses, dense))
     for i in range(out.shape[0]):
