@@ -326,6 +326,24 @@ def test_impossible_observations_have_a_lower_bound_and_no_upper_one() -> None:
     assert math.isnan(ais(a, b, 3, space=ee.LatentSpace((2, 2)), side="upper"))
 
 
+def test_ratios_beyond_the_range_of_doubles_have_no_bound() -> None:
+    a, b = np.array([1.7e308, -1.7e308]), np.array([-1.7e308, 1.7e308])
+    for side, value in (("lower", -INF), ("upper", INF)):
+        (row,), _ = ais_results(a, b, 2, None, ee.LatentSpace((2,)), 1, side, True, True)
+        assert row[R_VALUE] == value and row[R_BOUND] == INF and math.isnan(row[R_VARIANCE])
+
+
+def test_a_product_of_a_hundred_kernels_is_a_kernel() -> None:
+    rng = np.random.default_rng(11)
+    a, b = rng.normal(size=6), rng.normal(size=6)
+    once = metropolis(a, b, 0.5, rng)
+    many = np.linalg.matrix_power(once, 100)
+    (row,), _ = ais_results(a, b, 2, [many], None, 1, "lower", True, False)
+    perfect = ais(a, b, 2, space=ee.LatentSpace((6,)), unnormalized=True)
+    assert ais(a, b, 2, [once], unnormalized=True) < row[R_VALUE] <= ee.log_evidence(a) + row[R_BOUND]
+    assert abs(row[R_VALUE] - perfect) < 1e-3 * abs(perfect)  # mixed, up to the second eigenvalue's hundredth power
+
+
 def test_groups_that_underflow_are_weighed_again() -> None:
     """The second half lies 1500 nats below the first, where no weight relative to the maximum is a double."""
     a, b = np.array([0.0, -1.0, -1500.0, -1501.5]), np.log([0.25] * 4)
