@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -39,10 +40,15 @@ def test_missed_mass_and_curve_within_their_bounds(seed: int) -> None:
 
 
 def test_states_on_the_edge_are_in_the_bound() -> None:
-    table = np.log([0.25, 0.75])
-    result = missed_mass(table, table, [1.0])
-    assert abs(result.curve[0] - 0.0) <= result.error.curve[0]  # q < p nowhere, but rounding cannot know
-    assert missed_mass(table, table, [0.999]).curve[0] == 0.0
+    """p uniform on m states and q on k of them: q = (m/k) p exactly, so q < (m/k) p only where q misses."""
+    wrong = 0
+    for m in range(3, 40):
+        for k in (x for x in (1, 2, 4, 8, 16) if x < m):  # powers of two: the threshold is a double
+            result = missed_mass(np.zeros(m), np.where(np.arange(m) < k, 0.0, -INF), [m / k], unnormalized=True)
+            exact = Fraction(m - k, m)
+            assert abs(Fraction(float(result.curve[0])) - exact) <= Fraction(float(result.error.curve[0]))
+            wrong += result.curve[0] > 0.999 and k > 1
+    assert wrong > 0  # else this test tests nothing
 
 
 def test_rows_without_a_posterior_and_batches() -> None:
