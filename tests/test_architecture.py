@@ -18,7 +18,8 @@ LAYERS = [
     {"_engine", "space"},
     {"evidence", "grid", "families"},
     {"divergence", "models"},
-    {"variational"},
+    {"variational", "_importance"},
+    {"importance"},
     {"_certify"},
     {"_audit"},
     {"_density", "fit"},
@@ -28,7 +29,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_certify", "_audit", "_density"}
+QUANTITIES = {"_engine", "evidence", "divergence", "variational", "_importance", "importance", "_certify", "_audit", "_density"}
 MODELS = {"families", "models"}
 FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -44,6 +45,8 @@ TESTED_ELSEWHERE = {
     "kernels/pivoted.py": ("test_variational.py", "the gradient; the rest through test_divergence.py"),
     "kernels/divergences.py": ("test_divergence.py", "the public functions add validation only"),
     "kernels/renyi.py": ("test_divergence.py", "likewise, at sixteen orders"),
+    "kernels/laplace_weights.py": ("test_kernels_laplace.py", "q and log ratios are seen in the integrals"),
+    "kernels/laplace_states.py": ("test_importance.py", "the public functions add validation only"),
     "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
     "kernels/gap.py": ("test_kernels_rows.py", "a record is seen as a row of one chunk"),
     "kernels/terms.py": ("test_kernels_rows.py", "terms are seen in the sums"),

@@ -147,22 +147,26 @@ def walked_node(s, x, q, r, rm1, row, sums, node):
     node[CENTRAL] = 1.0 if s < CENTRED else 0.0
     if s < CENTRED:
         central_node(s, sums[D, 0], sums[N, 0], row, s, node)
-    if not s < CENTRED:
+    else:
         node[LAM], node[LAM_E] = node[LPHI] + s, node[LPHI_E] + U * s
         node[LAMP], node[LAMP_E] = node[LPSI] + s, node[LPSI_E] + U * s
 
 
 @kernel
 def central_node(s, d_sum, n_sum, row, reach, node):
-    """Lam and LamP from D and N; ``reach`` bounds the exponents. The error of e: u |e| is relative to the terms, the rest is not."""
-    rms = np.sqrt(row[R_CHI2])
+    """Lam and LamP from D and N; ``reach`` bounds every exponent -d that is positive.
+
+    u |e| moves a term by a few u of itself. An error eta of e that is not relative to it moves D by s eta E[r |1 - exp(-d)|], at
+    most s eta (N + D + E|d|), because |1 - exp(-d)| <= |d| + phi(-d), and E|d| <= s min(2, sqrt(chi2)); N likewise.
+    """
+    size = s * min(2.0, np.sqrt(row[R_CHI2]))
     relative = row[R_SPREAD] + (8.0 + 2.0 * row[R_TOP] + 2.0 * reach) * U
-    moved = s * row[R_ETA] * (n_sum + d_sum + 2.0 * rms * (s + (1.0 + rms) * min(1.0, s)) * (1.0 + d_sum))
+    moved = s * row[R_ETA] * (n_sum + d_sum + size)
     node[LAM] = log1p(d_sum)
     node[LAM_E] = (d_sum * relative + moved) / (1.0 + d_sum) + 2.0 * U * node[LAM]
     if d_sum - n_sum > -0.5:
         node[LAMP] = log1p(d_sum - n_sum)
-        moved += row[R_ETA] * 2.0 * s * rms * (1.0 + rms)
+        moved += row[R_ETA] * (2.0 * n_sum + (2.0 + reach) * (d_sum + size))
         node[LAMP_E] = ((d_sum + n_sum) * relative + moved) / (1.0 + d_sum - n_sum) + 2.0 * U * abs(node[LAMP])
     else:
         node[LAMP], node[LAMP_E] = node[LPSI] + s, node[LPSI_E] + U * s

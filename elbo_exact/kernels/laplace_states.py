@@ -30,7 +30,7 @@ from elbo_exact.kernels.laplace import (
     exponential,
     log_phi,
 )
-from elbo_exact.kernels.laplace_weights import DELTA, N_FACTS, NO_MASS, row_weights
+from elbo_exact.kernels.laplace_weights import DELTA, MISSED, N_FACTS, NO_MASS, row_weights
 from elbo_exact.kernels.pivoted import scratch_of, table_row
 from elbo_exact.kernels.reduce import WEIGHT_ERROR
 from elbo_exact.kernels.scalar import exp, expm1, log, log1p, phi_parts, two_sum
@@ -46,7 +46,7 @@ F, PHI, PSI, FIRST, FIRST_A, SQUARES, B, B_A, C, M, MEAN, MEAN_A, N_SUMS = range
 # Integrals of one K: each, its rounding errors of summation, its bound.
 MEAN_I, MEAN_L, MEAN_B, SECOND_I, SECOND_L, SECOND_B, N_INTEGRALS = range(7)
 # Scalars of a row.
-SPREAD, ETA_E, Q0, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(10)
+SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(11)
 
 
 @kernel
@@ -141,8 +141,10 @@ def add_node(k, log_k, x, s, kind, lphi, lphi_error, sums, row, integral):
     q_term = alone * sums[M, 0] + pair * (first * b)
     size = k * row[H2] * min(ks, exp(rest) + exp(-ks)) + alone * (sums[M, 0] - c) + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
     factor = 2.0 * ((-(x + log_k) - GAMMA) + row[ELL])
-    add_to(integral, MEAN_I, -alone * sums[MEAN, 0], alone * sums[MEAN_A, 0] * relative if alone > 0.0 else 0.0)
-    add_to(integral, SECOND_I, factor * (x_term - q_term) + square, abs(factor) * size * relative * 2.0 + square_bound if alone > 0.0 else 0.0)
+    mean_bound = sums[MEAN_A, 0] * relative - sums[F, 0] * (4.0 * U * row[LARGEST])  # the last: h was centred to a few u of its largest
+    second_bound = 2.0 * abs(factor) * size * relative + square_bound
+    add_to(integral, MEAN_I, -alone * sums[MEAN, 0], alone * mean_bound if alone > 0.0 else 0.0)
+    add_to(integral, SECOND_I, factor * (x_term - q_term) + square, second_bound if alone > 0.0 else 0.0)
 
 
 @kernel
@@ -187,11 +189,11 @@ def finish_moments(k, step, kind, row, integral, out):
     variance = second - mean * mean
     bound = second_bound + 2.0 * abs(mean) * mean_bound + 2.0 * U * (abs(second) + mean * mean)
     if kind == SELF_NORMALIZED:
-        c, zero = row[CENTRE], all_zero(row[Q0], 1.0 - row[Q0], k)
-        added = c * c * (1.0 - zero) * zero + 2.0 * c * zero * mean
+        c, (zero, some) = row[CENTRE], all_zero(row[Q0], row[OTHERS], k)
+        added = c * c * some * zero + 2.0 * c * zero * mean
         variance += added
         bound += 2.0 * abs(c) * zero * mean_bound + abs(added) * (row[SPREAD] * (1.0 + k) + 8.0 * U)
-        mean += c * (1.0 - zero)
+        mean += c * some
         mean_bound += row[LARGEST] * (row[SPREAD] + 4.0 * row[ETA_E] + 4.0 * U)
     out[0], out[1], out[2], out[3] = mean, 1.01 * mean_bound, max(variance, 0.0), 1.01 * bound
     if kind == SCORE and row[Q0] > 0.0:
@@ -200,36 +202,34 @@ def finish_moments(k, step, kind, row, integral, out):
 
 @kernel
 def all_zero(q0, others, k):
-    """q0**k; ``others`` is 1 - q0."""
+    """(q0**k, 1 - q0**k): no sample, and some sample, has a weight; ``others`` is 1 - q0."""
     if not q0 > 0.0:
-        return 0.0
-    return exp(k * (log1p(-others) if others < 0.5 else log(q0)))
+        return 0.0, 1.0
+    power = k * (log1p(-others) if others < 0.5 else log(q0))
+    return exp(power), -expm1(power)
 
 
 @kernel
-def gather_row(q, e, padded_q, r):
-    """(padded length, scalars of the e) of the states of a row; states without q keep their place with r = 0."""
+def gather_row(q, e, padded_q, r, facts, row):
+    """Padded length of the states of a row, and the scalars of e and q; states without q keep their place with r = 0."""
     n = q.size
     size = (n + LANES - 1) // LANES * LANES
     padded_q[n:size], r[n:size] = 0.0, 0.0
-    top, bottom, deepest, q0, low = 0.0, INF, 0.0, 0.0, 0.0
+    top, bottom, deepest, q0, low, others, others_low = 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0
     for z in range(n):
         padded_q[z], r[z] = q[z], exp(e[z])
         if e[z] > -INF and q[z] > 0.0:
             top, bottom, deepest = max(top, e[z]), min(bottom, e[z]), max(deepest, abs(e[z]))
+            others, error = two_sum(others, q[z])
+            others_low += error
         else:
             q0, error = two_sum(q0, q[z])
             low += error
-    return size, top, 4.0 - bottom, deepest, q0 + low
-
-
-@kernel
-def row_scalars(n, top, bottom, deepest, q0, facts, row):
-    """Fill the scalars that do not depend on the gradient."""
+    row[Q0], row[OTHERS], row[TOP], row[BOTTOM] = q0 + low, others + others_low, top, 4.0 - bottom
     adds = float(min(n, CHUNK) // LANES + 8)
     row[SPREAD] = WEIGHT_ERROR + chain_error(n) + (24.0 + adds) * U
     row[ETA_E] = facts[DELTA] + U * deepest
-    row[Q0], row[TOP], row[BOTTOM] = q0, top, bottom
+    return size
 
 
 @kernel
@@ -252,7 +252,7 @@ def centred(g, q, r, kind, out, row):
 
 @kernel(void(TABLE, TABLE, TABLE, ROW, ROW, INT, FLOAT, OUT2))
 def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, out):
-    """(mean, bound, variance, bound) of row i and count k into row i * len(counts) + k; ``ells`` are log E_q w of the rows."""
+    """(mean, bound, variance, bound) of row i and count k into row i * len(counts) + k; ``ells`` are log p(x)."""
     n, n_counts = log_joint.shape[1], counts.size
     weights, partials = scratch_of(n)
     common, q, e = np.empty(n), np.empty(n), np.empty(n)
@@ -269,10 +269,9 @@ def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, o
             if kind == SCORE:
                 results[:, :] = np.nan
             continue
-        size, top, bottom, deepest, q0 = gather_row(q, e, padded_q, r)
-        row_scalars(n, top, bottom, deepest, q0, facts, row)
+        size = gather_row(q, e, padded_q, r, facts, row)
         centred(table_row(gradient, i), q, r[:n], kind, g[:n], row)
-        row[ELL] = ells[i]
+        row[ELL] = ells[i] - facts[MISSED]
         gradient_integrals(counts, log_counts, step, padded_q[:size], r[:size], g[:size], kind, row, sums, integrals)
         for k in range(n_counts):
             finish_moments(counts[k], step, kind, row, integrals[k], results[k])
@@ -357,13 +356,12 @@ def law_rows(log_joint, log_q, k, step, out, bounds, zeros):
         out[i, :], bounds[i, :], zeros[i, 0], zeros[i, 1] = 0.0, 0.0, 1.0, 0.0
         if facts[NO_MASS] > 0.0:
             continue
-        size, top, bottom, deepest, q0 = gather_row(q, e, padded_q, r)
-        row_scalars(n, top, bottom, deepest, q0, facts, row)
+        size = gather_row(q, e, padded_q, r, facts, row)
         law_integrals(k, step, padded_q[:size], r[:size], row, law, low, bound)
-        others = 0.0
         for z in range(n):
             out[i, z] = q[z] * (law[z] + low[z])
             bounds[i, z] = 1.01 * (q[z] * bound[z] + 4.0 * U * out[i, z])
-            others += q[z] if e[z] > -INF else 0.0
-        zeros[i, 0] = all_zero(q0, others, k)
-        zeros[i, 1] = zeros[i, 0] * min(1.0, k * others / q0 * (row[SPREAD] + n * U) + k * U) if q0 > 0.0 else 0.0
+        zeros[i, 0] = all_zero(row[Q0], row[OTHERS], k)[0]
+        if row[Q0] > 0.0:  # log q0 is off by spread, of the others if they are few
+            moved = k * min(row[OTHERS] / row[Q0], 1.0) * (row[SPREAD] + 4.0 * U) + 4.0 * U * (1.0 - log(max(zeros[i, 0], 5e-324)))
+            zeros[i, 1] = zeros[i, 0] * min(1.0, 1.01 * moved)
