@@ -11,7 +11,7 @@ With what_k = w_k / sum w, y = s r and E over q (``laplace`` has the rest of the
 The first estimator takes g - c with c = E_p g, so that T = E[y expm1(-y) (g - c)] while every y is small keeps its digits, and the variance is no
 difference of large numbers. For the score estimator G = log(mean w) sum h_k - sum what_k h_k with E h = 0, H = E h**2, ell = log E w,
 
-    E G    = -int K E[h (expm1(-y) + y exp(-y))] phi**(K-1) dx
+    E G    = -int K E[h c(y)] phi**(K-1) dx,    c(y) = expm1(-y) + y exp(-y)
     E G**2 = ell**2 K H + int 2 (v - gamma + ell) (X - Q) + K E[y**2 exp(-y) h**2] phi**(K-1) + K (K-1) T**2 phi**(K-2) dx
          B = E[h expm1(-y)],    Q = K E[y exp(-y) h**2] phi**(K-1) + K (K-1) T B phi**(K-2)
          X = -K (H (phi**(K-1) - exp(-K s)) + E[h**2 expm1(-y)] phi**(K-1)) - K (K-1) B**2 phi**(K-2)
@@ -67,13 +67,20 @@ def weighted_block(lanes, s, q, r, g, doubly, small):
 
 
 @kernel
-def score_block(lanes, s, q, r, h):
-    """The sums of 64 states for the score estimator."""
+def score_block(lanes, s, q, r, rm1, h):
+    """The sums of 64 states for the score estimator.
+
+    With c(y) = expm1(-y) + y exp(-y) and d = y - s, E[h c(y)] = E[h (c(y) - c(s))], and c(y) - c(s) = exp(-s) (phi(-d) + y expm1(-d)).
+    """
+    decay = exp(-s)
+    middle = (1.0 + s) * decay - 1.0  # c(s)
     for j in range(LANES):
         y = min(s * r[j], 700.0)
         e, m = exponential(y)
-        even, odd = phi_parts(-y if y <= 1.0 else 0.0)
-        curved = (even + odd if y <= 1.0 else m + y) + y * m  # expm1(-y) + y exp(-y)
+        d = s * rm1[j]
+        near = abs(d) <= 1.0
+        even, odd = phi_parts(-d if near else 0.0)
+        curved = decay * ((even + odd) * (1.0 + y) - y * d) if near else (m + y * e) - middle
         weighted, x = q[j] * h[j], q[j] * (y * e)
         lanes[F, j] += q[j] * m
         lanes[PHI, j] += q[j] * e if r[j] > 0.0 else 0.0
@@ -90,7 +97,7 @@ def score_block(lanes, s, q, r, h):
 
 
 @kernel
-def gradient_sums(s, q, r, g, kind, top, sums):
+def gradient_sums(s, q, r, rm1, g, kind, top, sums):
     """All sums of a node; plain lanes inside a chunk, compensated from chunk to chunk."""
     lanes = tiles()
     small = s * exp(top) <= 0.5
@@ -100,7 +107,7 @@ def gradient_sums(s, q, r, g, kind, top, sums):
         for start in range(begin, min(begin + CHUNK, q.size), LANES):
             stop = start + LANES
             if kind == SCORE:
-                score_block(lanes, s, q[start:stop], r[start:stop], g[start:stop])
+                score_block(lanes, s, q[start:stop], r[start:stop], rm1[start:stop], g[start:stop])
             else:
                 weighted_block(lanes, s, q[start:stop], r[start:stop], g[start:stop], kind == DOUBLY, small)
         for k in range(N_SUMS):
@@ -148,7 +155,7 @@ def add_node(k, log_k, x, s, kind, lphi, lphi_error, sums, row, integral):
 
 
 @kernel
-def gradient_integrals(counts, log_counts, step, q, r, g, kind, row, sums, integrals):
+def gradient_integrals(counts, log_counts, step, q, r, rm1, g, kind, row, sums, integrals):
     """All integrals of a row."""
     integrals[:, :] = 0.0
     k_min, k_max = counts[0], log_counts[0]
@@ -158,7 +165,7 @@ def gradient_integrals(counts, log_counts, step, q, r, g, kind, row, sums, integ
     while j <= last:
         x = j * step
         s = exp(x)
-        gradient_sums(s, q, r, g, kind, row[TOP], sums)
+        gradient_sums(s, q, r, rm1, g, kind, row[TOP], sums)
         lphi, lphi_error = log_phi(sums[F, 0], sums[PHI, 0] + row[Q0], sums[PSI, 0], row[SPREAD], row[ETA_E])
         for i in range(counts.size):
             add_node(counts[i], log_counts[i], x, s, kind, lphi, lphi_error, sums, row, integrals[i])
@@ -210,14 +217,14 @@ def all_zero(q0, others, k):
 
 
 @kernel
-def gather_row(q, e, padded_q, r, facts, row):
+def gather_row(q, e, padded_q, r, rm1, facts, row):
     """Padded length of the states of a row, and the scalars of e and q; states without q keep their place with r = 0."""
     n = q.size
     size = (n + LANES - 1) // LANES * LANES
-    padded_q[n:size], r[n:size] = 0.0, 0.0
+    padded_q[n:size], r[n:size], rm1[n:size] = 0.0, 0.0, 0.0
     top, bottom, deepest, q0, low, others, others_low = 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0
     for z in range(n):
-        padded_q[z], r[z] = q[z], exp(e[z])
+        padded_q[z], r[z], rm1[z] = q[z], exp(e[z]), expm1(e[z])
         if e[z] > -INF and q[z] > 0.0:
             top, bottom, deepest = max(top, e[z]), min(bottom, e[z]), max(deepest, abs(e[z]))
             others, error = two_sum(others, q[z])
@@ -256,7 +263,7 @@ def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, o
     n, n_counts = log_joint.shape[1], counts.size
     weights, partials = scratch_of(n)
     common, q, e = np.empty(n), np.empty(n), np.empty(n)
-    padded_q, r, g = np.empty(n + LANES), np.empty(n + LANES), np.zeros(n + LANES)
+    padded_q, r, rm1, g = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES), np.zeros(n + LANES)
     facts, row, sums = np.empty(N_FACTS), np.empty(N_ROW), np.empty((N_SUMS, 2))
     integrals, log_counts = np.empty((n_counts, N_INTEGRALS)), np.empty(n_counts)
     for i in range(n_counts):
@@ -269,10 +276,10 @@ def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, o
             if kind == SCORE:
                 results[:, :] = np.nan
             continue
-        size = gather_row(q, e, padded_q, r, facts, row)
+        size = gather_row(q, e, padded_q, r, rm1, facts, row)
         centred(table_row(gradient, i), q, r[:n], kind, g[:n], row)
         row[ELL] = ells[i] - facts[MISSED]
-        gradient_integrals(counts, log_counts, step, padded_q[:size], r[:size], g[:size], kind, row, sums, integrals)
+        gradient_integrals(counts, log_counts, step, padded_q[:size], r[:size], rm1[:size], g[:size], kind, row, sums, integrals)
         for k in range(n_counts):
             finish_moments(counts[k], step, kind, row, integrals[k], results[k])
 
@@ -348,7 +355,7 @@ def law_rows(log_joint, log_q, k, step, out, bounds, zeros):
     n = log_joint.shape[1]
     weights, partials = scratch_of(n)
     common, q, e = np.empty(n), np.empty(n), np.empty(n)
-    padded_q, r = np.empty(n + LANES), np.empty(n + LANES)
+    padded_q, r, rm1 = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
     law, low, bound = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
     facts, row = np.empty(N_FACTS), np.empty(N_ROW)
     for i in range(out.shape[0]):
@@ -356,7 +363,7 @@ def law_rows(log_joint, log_q, k, step, out, bounds, zeros):
         out[i, :], bounds[i, :], zeros[i, 0], zeros[i, 1] = 0.0, 0.0, 1.0, 0.0
         if facts[NO_MASS] > 0.0:
             continue
-        size = gather_row(q, e, padded_q, r, facts, row)
+        size = gather_row(q, e, padded_q, r, rm1, facts, row)
         law_integrals(k, step, padded_q[:size], r[:size], row, law, low, bound)
         for z in range(n):
             out[i, z] = q[z] * (law[z] + low[z])
