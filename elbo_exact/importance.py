@@ -21,7 +21,8 @@ from elbo_exact.divergence import f_divergence
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.divergences import CHI2
 from elbo_exact.kernels.laplace import N_VALUES, STEP, importance_rows
-from elbo_exact.kernels.laplace_states import DOUBLY, SCORE, SELF_NORMALIZED, gradient_moment_rows, law_rows
+from elbo_exact.kernels.laplace_gradient import DOUBLY, SCORE, SELF_NORMALIZED, gradient_moment_rows
+from elbo_exact.kernels.laplace_law import law_rows
 from elbo_exact.kernels.reduce import BAD_TARGET, OVERFLOW, ZERO_EVIDENCE
 from elbo_exact.kernels.rows import OUT_EVIDENCE, OUT_FORWARD, OUT_GAP, OUT_STATUS
 
@@ -255,7 +256,9 @@ def gradient_moments(
         snr_error = snr * (1.01 * (mean_error / np.abs(mean) + 0.5 * variance_error / variance) + 4.0 * U)
         snr_error = np.where(np.isfinite(snr_error), snr_error, np.inf)
     shape = batch if scalar else (*batch, counts.size)
-    errors = SimpleNamespace(mean=shaped(mean_error, shape), variance=shaped(variance_error, shape), snr=shaped(snr_error, shape))
+    errors = SimpleNamespace(
+        mean=shaped(mean_error, shape), variance=shaped(variance_error, shape), snr=shaped(snr_error, shape)
+    )
     return GradientMoments(_asked(counts, scalar), shaped(mean, shape), shaped(variance, shape), shaped(snr, shape), errors)
 
 

@@ -16,14 +16,40 @@ import numpy as np
 
 from elbo_exact.kernels._jit import kernel
 from elbo_exact.kernels.pivoted import row_log_sum, row_pivot, state_ratio
-from elbo_exact.kernels.scalar import exp, log1p, two_sum
+from elbo_exact.kernels.reduce import WEIGHT_ERROR
+from elbo_exact.kernels.scalar import exp, expm1, log, log1p, two_sum
 from elbo_exact.kernels.terms import guarded_weight
-from elbo_exact.kernels.tree import INF
+from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, chain_error
 
-__all__ = ["DELTA", "EXCESS", "LOW", "LOW_DEPTH", "MISSED", "NO_MASS", "N_FACTS", "merged", "row_weights"]
+__all__ = [
+    "BOTTOM",
+    "CENTRE",
+    "DELTA",
+    "ELL",
+    "ETA_E",
+    "EXCESS",
+    "H2",
+    "LARGEST",
+    "LOW",
+    "LOW_DEPTH",
+    "MISSED",
+    "NO_MASS",
+    "N_FACTS",
+    "N_ROW",
+    "OTHERS",
+    "Q0",
+    "SPREAD",
+    "TOP",
+    "all_zero",
+    "gather_row",
+    "merged",
+    "row_weights",
+]
 
 # Facts of a row: error of e beyond u |e|; the gap's share of missed mass; what is beyond the range, see above.
 DELTA, MISSED, EXCESS, LOW, LOW_DEPTH, NO_MASS, N_FACTS = range(7)
+# Scalars of a row.
+SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(11)
 REACH = 600.0
 
 
@@ -44,7 +70,8 @@ def row_weights(a, b, common, weights, partials, q, e, facts):
     if missed_top > -INF:
         for z in range(a.size):
             if b[z] == -INF and a[z] > -INF:
-                missed, error = two_sum(missed, exp(min(a[z] - top_a, 700.0)))
+                x, x_low = two_sum(a[z], -top_a)
+                missed, error = two_sum(missed, exp(x) * (1.0 + x_low) if abs(x) < 700.0 else exp(x))
                 low += error
     facts[MISSED] = log1p((missed + low) / (1.0 + rest_a))
     r, t, off = row_pivot(common, b, top_a, rest_a, top_b, rest_b)
@@ -100,3 +127,35 @@ def merged(q, e, place, out_q, out_e):
         out_q[count - 1] = total + low
         place[z] = count - 1
     return count
+
+
+@kernel
+def all_zero(q0, others, k):
+    """(q0**k, 1 - q0**k): no sample, and some sample, has a weight; ``others`` is 1 - q0."""
+    if not q0 > 0.0:
+        return 0.0, 1.0
+    power = k * (log1p(-others) if others < 0.5 else log(q0))
+    return exp(power), -expm1(power)
+
+
+@kernel
+def gather_row(q, e, padded_q, r, rm1, facts, row):
+    """Padded length of the states of a row, and the scalars of e and q; states without q keep their place with r = 0."""
+    n = q.size
+    size = (n + LANES - 1) // LANES * LANES
+    padded_q[n:size], r[n:size], rm1[n:size] = 0.0, 0.0, 0.0
+    top, bottom, deepest, q0, low, others, others_low = 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0
+    for z in range(n):
+        padded_q[z], r[z], rm1[z] = q[z], exp(e[z]), expm1(e[z])
+        if e[z] > -INF and q[z] > 0.0:
+            top, bottom, deepest = max(top, e[z]), min(bottom, e[z]), max(deepest, abs(e[z]))
+            others, error = two_sum(others, q[z])
+            others_low += error
+        else:
+            q0, error = two_sum(q0, q[z])
+            low += error
+    row[Q0], row[OTHERS], row[TOP], row[BOTTOM] = q0 + low, others + others_low, top, 4.0 - bottom
+    adds = float(min(n, CHUNK) // LANES + 8)
+    row[SPREAD] = WEIGHT_ERROR + chain_error(n) + (24.0 + adds) * U
+    row[ETA_E] = facts[DELTA] + U * deepest
+    return size

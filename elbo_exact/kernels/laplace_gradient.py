@@ -1,8 +1,6 @@
-"""K-sample integrals that need every state at every node: the law of resampling, and the moments of gradient estimators.
+"""Mean and variance of K-sample gradient estimators: integrals that need every state at every node.
 
 With what_k = w_k / sum w, y = s r and E over q (``laplace`` has the rest of the notation),
-
-    SIR_K(i) = E sum_k what_k 1[z_k = i] = q_i int K y_i exp(-y_i) phi**(K-1) dx
 
     X = sum_k what_k g_k       E X    = int K T phi**(K-1) dx,    T = E[y exp(-y) g]
                                E X**2 = int K E[y**2 exp(-y) g**2] phi**(K-1) + K (K-1) T**2 phi**(K-2) dx
@@ -22,22 +20,33 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, ROW, TABLE, kernel, void
-from elbo_exact.kernels.laplace import (
-    GAMMA,
-    MARGIN,
-    NEGLIGIBLE,
-    QUADRATURE,
-    exponential,
-    log_phi,
+from elbo_exact.kernels.laplace import GAMMA, MARGIN, NEGLIGIBLE, QUADRATURE
+from elbo_exact.kernels.laplace_nodes import exponential, log_phi
+from elbo_exact.kernels.laplace_weights import (
+    BOTTOM,
+    CENTRE,
+    ELL,
+    ETA_E,
+    H2,
+    LARGEST,
+    MISSED,
+    N_FACTS,
+    N_ROW,
+    NO_MASS,
+    OTHERS,
+    Q0,
+    SPREAD,
+    TOP,
+    all_zero,
+    gather_row,
+    row_weights,
 )
-from elbo_exact.kernels.laplace_weights import DELTA, MISSED, N_FACTS, NO_MASS, row_weights
 from elbo_exact.kernels.pivoted import scratch_of, table_row
-from elbo_exact.kernels.reduce import WEIGHT_ERROR
-from elbo_exact.kernels.scalar import exp, expm1, log, log1p, phi_parts, two_sum
+from elbo_exact.kernels.scalar import exp, expm1, log, phi_parts, two_sum
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, chain_error, clear, fold
+from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, clear, fold
 
-__all__ = ["DOUBLY", "SCORE", "SELF_NORMALIZED", "gradient_moment_rows", "law_rows"]
+__all__ = ["DOUBLY", "SCORE", "SELF_NORMALIZED", "gradient_moment_rows"]
 
 SELF_NORMALIZED, DOUBLY, SCORE = range(3)
 # Sums over the states: E[expm1(-y)], E_+[exp(-y)], E[y exp(-y)], T and its absolute sum, the term of squares; for the score B and its
@@ -45,8 +54,6 @@ SELF_NORMALIZED, DOUBLY, SCORE = range(3)
 F, PHI, PSI, FIRST, FIRST_A, SQUARES, B, B_A, C, M, MEAN, MEAN_A, N_SUMS = range(13)
 # Integrals of one K: each, its rounding errors of summation, its bound.
 MEAN_I, MEAN_L, MEAN_B, SECOND_I, SECOND_L, SECOND_B, N_INTEGRALS = range(7)
-# Scalars of a row.
-SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(11)
 
 
 @kernel
@@ -146,9 +153,15 @@ def add_node(k, log_k, x, s, kind, lphi, lphi_error, sums, row, integral):
     b, c = sums[B, 0], sums[C, 0]
     x_term = -k * (row[H2] * difference) - alone * c - pair * (b * b)
     q_term = alone * sums[M, 0] + pair * (first * b)
-    size = k * row[H2] * min(ks, exp(rest) + exp(-ks)) + alone * (sums[M, 0] - c) + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
+    size = (
+        k * row[H2] * min(ks, exp(rest) + exp(-ks))
+        + alone * (sums[M, 0] - c)
+        + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
+    )
     factor = 2.0 * ((-(x + log_k) - GAMMA) + row[ELL])
-    mean_bound = sums[MEAN_A, 0] * relative - sums[F, 0] * (4.0 * U * row[LARGEST])  # the last: h was centred to a few u of its largest
+    mean_bound = sums[MEAN_A, 0] * relative - sums[F, 0] * (
+        4.0 * U * row[LARGEST]
+    )  # the last: h was centred to a few u of its largest
     second_bound = 2.0 * abs(factor) * size * relative + square_bound
     add_to(integral, MEAN_I, -alone * sums[MEAN, 0], alone * mean_bound if alone > 0.0 else 0.0)
     add_to(integral, SECOND_I, factor * (x_term - q_term) + square, second_bound if alone > 0.0 else 0.0)
@@ -208,38 +221,6 @@ def finish_moments(k, step, kind, row, integral, out):
 
 
 @kernel
-def all_zero(q0, others, k):
-    """(q0**k, 1 - q0**k): no sample, and some sample, has a weight; ``others`` is 1 - q0."""
-    if not q0 > 0.0:
-        return 0.0, 1.0
-    power = k * (log1p(-others) if others < 0.5 else log(q0))
-    return exp(power), -expm1(power)
-
-
-@kernel
-def gather_row(q, e, padded_q, r, rm1, facts, row):
-    """Padded length of the states of a row, and the scalars of e and q; states without q keep their place with r = 0."""
-    n = q.size
-    size = (n + LANES - 1) // LANES * LANES
-    padded_q[n:size], r[n:size], rm1[n:size] = 0.0, 0.0, 0.0
-    top, bottom, deepest, q0, low, others, others_low = 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0
-    for z in range(n):
-        padded_q[z], r[z], rm1[z] = q[z], exp(e[z]), expm1(e[z])
-        if e[z] > -INF and q[z] > 0.0:
-            top, bottom, deepest = max(top, e[z]), min(bottom, e[z]), max(deepest, abs(e[z]))
-            others, error = two_sum(others, q[z])
-            others_low += error
-        else:
-            q0, error = two_sum(q0, q[z])
-            low += error
-    row[Q0], row[OTHERS], row[TOP], row[BOTTOM] = q0 + low, others + others_low, top, 4.0 - bottom
-    adds = float(min(n, CHUNK) // LANES + 8)
-    row[SPREAD] = WEIGHT_ERROR + chain_error(n) + (24.0 + adds) * U
-    row[ETA_E] = facts[DELTA] + U * deepest
-    return size
-
-
-@kernel
 def centred(g, q, r, kind, out, row):
     """The gradient as the sums take it: minus E_p g, as it is, or minus E_q h."""
     centre, low, mass = 0.0, 0.0, 0.0
@@ -279,96 +260,8 @@ def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, o
         size = gather_row(q, e, padded_q, r, rm1, facts, row)
         centred(table_row(gradient, i), q, r[:n], kind, g[:n], row)
         row[ELL] = ells[i] - facts[MISSED]
-        gradient_integrals(counts, log_counts, step, padded_q[:size], r[:size], rm1[:size], g[:size], kind, row, sums, integrals)
+        gradient_integrals(
+            counts, log_counts, step, padded_q[:size], r[:size], rm1[:size], g[:size], kind, row, sums, integrals
+        )
         for k in range(n_counts):
             finish_moments(counts[k], step, kind, row, integrals[k], results[k])
-
-
-@kernel
-def law_block(y_scale, factor, relative, eta, r, law, low, bound):
-    """Add one node to the integrals of 64 states."""
-    for j in range(LANES):
-        y = min(y_scale * r[j], 700.0)
-        e, _ = exponential(y)
-        x = factor * (y * e)
-        law[j], error = two_sum(law[j], x)
-        low[j] += error
-        bound[j] += x * (relative + (1.0 + y) * eta)
-
-
-@kernel
-def log_phi_at(s, q, r, row):
-    """(log phi, bound, phi_+) at a node."""
-    lanes = tiles()
-    f, phi, psi, f_low, phi_low = 0.0, 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, q.size, CHUNK):
-        clear(lanes, 0, 3)
-        for start in range(begin, min(begin + CHUNK, q.size), LANES):
-            for j in range(LANES):
-                y = min(s * r[start + j], 700.0)
-                e, m = exponential(y)
-                lanes[F, j] += q[start + j] * m
-                lanes[PHI, j] += q[start + j] * e if r[start + j] > 0.0 else 0.0
-                lanes[PSI, j] += q[start + j] * (y * e)
-        f, error = two_sum(f, fold(lanes, F))
-        f_low += error
-        phi, error = two_sum(phi, fold(lanes, PHI))
-        phi_low += error
-        psi += fold(lanes, PSI)
-    value, bound = log_phi(f + f_low, (phi + phi_low) + row[Q0], psi, row[SPREAD], row[ETA_E])
-    return value, bound
-
-
-@kernel
-def law_integrals(k, step, q, r, row, law, low, bound):
-    """int K y exp(-y) phi**(K-1) dx of every state."""
-    law[: q.size], low[: q.size], bound[: q.size] = 0.0, 0.0, 0.0
-    j, last = np.floor((-row[TOP] - log(k) - MARGIN) / step), np.ceil((row[BOTTOM] + 2.0) / step)
-    while j <= last:
-        s = exp(j * step)
-        lphi, lphi_error = log_phi_at(s, q, r, row)
-        rest = (k - 1.0) * lphi if k > 1.0 else 0.0
-        factor = step * k * exp(rest)
-        if not factor > 0.0:
-            break
-        relative = row[SPREAD] + (10.0 - 2.0 * rest) * U + ((k - 1.0) * lphi_error if k > 1.0 else 0.0) + QUADRATURE
-        for start in range(0, q.size, LANES):
-            stop = start + LANES
-            law_block(s, factor, relative, row[ETA_E] + 2.0 * U, r[start:stop], law[start:stop], low[start:stop], bound[start:stop])
-        if rest < -40.0 and is_settled(factor * (max(row[BOTTOM] - j * step, 0.0) + 1.0) / step, r, q, law):
-            break
-        j += 1.0
-
-
-@kernel
-def is_settled(rest, r, q, law):
-    """Whether what is to come is negligible for every state."""
-    for z in range(q.size):
-        if r[z] > 0.0 and q[z] > 0.0 and not rest <= NEGLIGIBLE * law[z]:
-            return False
-    return True
-
-
-@kernel(void(TABLE, TABLE, FLOAT, FLOAT, OUT2, OUT2, OUT2))
-def law_rows(log_joint, log_q, k, step, out, bounds, zeros):
-    """The law of resampling from K samples of every row, its bounds, and (q0**K, bound)."""
-    n = log_joint.shape[1]
-    weights, partials = scratch_of(n)
-    common, q, e = np.empty(n), np.empty(n), np.empty(n)
-    padded_q, r, rm1 = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
-    law, low, bound = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
-    facts, row = np.empty(N_FACTS), np.empty(N_ROW)
-    for i in range(out.shape[0]):
-        row_weights(table_row(log_joint, i), table_row(log_q, i), common, weights, partials, q, e, facts)
-        out[i, :], bounds[i, :], zeros[i, 0], zeros[i, 1] = 0.0, 0.0, 1.0, 0.0
-        if facts[NO_MASS] > 0.0:
-            continue
-        size = gather_row(q, e, padded_q, r, rm1, facts, row)
-        law_integrals(k, step, padded_q[:size], r[:size], row, law, low, bound)
-        for z in range(n):
-            out[i, z] = q[z] * (law[z] + low[z])
-            bounds[i, z] = 1.01 * (q[z] * bound[z] + 4.0 * U * out[i, z])
-        zeros[i, 0] = all_zero(row[Q0], row[OTHERS], k)[0]
-        if row[Q0] > 0.0:  # log q0 is off by spread, of the others if they are few
-            moved = k * min(row[OTHERS] / row[Q0], 1.0) * (row[SPREAD] + 4.0 * U) + 4.0 * U * (1.0 - log(max(zeros[i, 0], 5e-324)))
-            zeros[i, 1] = zeros[i, 0] * min(1.0, 1.01 * moved)
