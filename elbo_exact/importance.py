@@ -163,7 +163,7 @@ def resampling_law(
     >>> ee.importance.resampling_law(np.log([0.3, 0.1]), np.log([0.5, 0.5]), [1, 10, 1000]).law.round(4)
     array([[0.5   , 0.5   ],
            [0.7298, 0.2702],
-           [0.7499, 0.2501]])
+           [0.7498, 0.2502]])
     """
     counts, scalar = _counts(num_samples)
     results, batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
