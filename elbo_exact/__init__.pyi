@@ -4,6 +4,7 @@ from elbo_exact import anatomy as anatomy
 from elbo_exact import families as families
 from elbo_exact import fit as fit
 from elbo_exact import gallery as gallery
+from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
 from elbo_exact._audit import Audit as Audit
@@ -73,6 +74,7 @@ __all__ = [
     "gallery",
     "gap",
     "hellinger",
+    "importance",
     "jeffreys",
     "jensen_shannon",
     "log_evidence",
