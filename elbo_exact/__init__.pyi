@@ -1,10 +1,12 @@
 """The public names, for type checkers; a test compares this file with the lazy one."""
 
+from elbo_exact import anatomy as anatomy
 from elbo_exact import families as families
 from elbo_exact import fit as fit
 from elbo_exact import gallery as gallery
 from elbo_exact import importance as importance
 from elbo_exact import models as models
+from elbo_exact import projection as projection
 from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
@@ -55,6 +57,7 @@ __all__ = [
     "Study",
     "ZeroEvidence",
     "__version__",
+    "anatomy",
     "audit",
     "audit_density",
     "chi2_divergence",
@@ -80,6 +83,7 @@ __all__ = [
     "models",
     "posterior",
     "posterior_marginals",
+    "projection",
     "renyi_divergence",
     "reverse_kl",
     "sample_posterior",

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import pair_results
-from elbo_exact._validate import FloatArray, broadcast_rows, log_table, one_of, real_array
+from elbo_exact._sums import observation_counts, rows_table, weighted_sum
+from elbo_exact._validate import FloatArray, broadcast_rows, log_table, one_of
 from elbo_exact.divergence import f_divergence, renyi_results
-from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.divergences import CHI2, HELLINGER, JENSEN_SHANNON, TOTAL_VARIATION
 from elbo_exact.kernels.reduce import BAD_Q, BAD_TARGET, OK, OVERFLOW, ZERO_EVIDENCE
 from elbo_exact.kernels.rows import (
@@ -146,15 +146,9 @@ class Audit:
         LogTableError
             Weights of another shape, negative or not finite.
         """
-        shape = np.shape(self.log_evidence)
-        counts = np.ones(shape) if weights is None else real_array(weights, "weights")
-        if counts.shape != shape:
-            message = f"weights must have the shape {shape} of the rows; got {counts.shape}."
-            raise LogTableError(message, "weights", counts.shape)
-        if not ((counts >= 0.0) & (counts < np.inf)).all():
-            raise LogTableError("weights must be finite and not negative; got a negative, infinite or NaN weight.", "weights")
+        counts = observation_counts(weights, np.shape(self.log_evidence))
         names = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy")
-        sums = {name: _weighted_sum(counts, getattr(self, name), getattr(self.error, name)) for name in names}
+        sums = {name: weighted_sum(counts, getattr(self, name), getattr(self.error, name)) for name in names}
         errors = SimpleNamespace(**{name: bound for name, (_, bound) in sums.items()})
         return SimpleNamespace(**{name: value for name, (value, _) in sums.items()}, error=errors)
 
@@ -178,7 +172,7 @@ class Audit:
         if np.ndim(self.log_evidence) == 0:
             lines = [f"{name:<17} {v:>24.17g} ± {b:.1e}" for name, (v, b) in values.items()]
             return "\n".join([*lines, f"{'status':<17} {self.status!s:>24}"])
-        return _rows_table(values, np.asarray(self.status))
+        return rows_table(values, np.asarray(self.status))
 
 
 def audit(
@@ -312,32 +306,3 @@ def _residual(evidence: float, elbo: float, gap: float) -> float:
     if math.isinf(evidence) or math.isinf(elbo) or math.isinf(gap):
         return math.nan if math.isnan(evidence) else 0.0
     return math.nan if math.isnan(evidence + elbo + gap) else math.fsum((evidence, -elbo, -gap))
-
-
-def _weighted_sum(weights: FloatArray, values: Any, bounds: Any) -> tuple[float, float]:
-    """Sum of weight * value with a bound: each product rounds once, math.fsum rounds once."""
-    used = weights > 0.0
-    w, x, b = weights[used], np.asarray(values)[used], np.asarray(bounds)[used]
-    products = (w * x).ravel()
-    if not np.isfinite(products).all():
-        total = float(np.sum(products))
-        return total, (math.inf if math.isnan(total) or (b == np.inf).any() else 0.0)
-    total = math.fsum(products.tolist())
-    spread = math.fsum((w * b).ravel().tolist()) + U * math.fsum(np.abs(products).tolist()) + products.size * 2.0**-1074
-    return total, 1.01 * (spread + U * abs(total))
-
-
-def _rows_table(values: Mapping[str, tuple[Any, Any]], status: npt.NDArray[Any], limit: int = 20) -> str:
-    """One line per row; every value with its bound; the middle of a long table is left out."""
-    n_rows = status.size
-    shown = list(range(n_rows)) if n_rows <= limit else [*range(limit // 2), -1, *range(n_rows - limit // 2, n_rows)]
-    names = [name for name in values if name != "log_q_normalizer"]
-    cells = [["row", *names, "status"]]
-    for i in shown:
-        if i < 0:
-            cells.append(["...", *("..." for _ in names), "..."])
-            continue
-        row = [f"{np.ravel(values[n][0])[i]:.10g} ± {np.ravel(values[n][1])[i]:.0e}" for n in names]
-        cells.append([str(i), *row, str(status.ravel()[i])])
-    widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)

@@ -139,15 +139,7 @@ def elbo_terms(
     expected, batch = pivoted_results(
         cross_entropy_rows, log_likelihood, log_q, unnormalized, "raise", None, target_name="log_likelihood"
     )
-    masses, _ = evidence_results(log_prior, "raise", None, "log_prior")
-    largest = float(np.max(np.abs(masses[:, 0]), initial=0.0))
-    if largest > NORMALIZER_TOLERANCE:
-        raise LogTableError(
-            f"log_prior must be normalized; its log normalizer reaches {largest:.3g} in size; for an unnormalized model pass the "
-            "joint table to elbo().",
-            "log_prior",
-            largest,
-        )
+    refuse_unnormalized_prior(log_prior)
     to_prior, prior_batch = pair_results(log_prior, log_q, False, unnormalized, "raise", None, "log_prior")
     return shaped(0.0 - expected[:, 0], batch), shaped(to_prior[:, OUT_GAP], prior_batch)
 
@@ -195,3 +187,16 @@ def elbo_gradient(
         gradient_rows(broadcast_rows(target, shape), broadcast_rows(q, shape), results, out, bounds)
     gradient, error = (table.reshape(*batch, target.shape[-1]) for table in (out, bounds))
     return (gradient, error) if return_error else gradient
+
+
+def refuse_unnormalized_prior(log_prior: npt.ArrayLike) -> None:
+    """The prior of the reconstruction form must be a distribution, to 1e-6 in log mass."""
+    masses, _ = evidence_results(log_prior, "raise", None, "log_prior")
+    largest = float(np.max(np.abs(masses[:, 0]), initial=0.0))
+    if largest > NORMALIZER_TOLERANCE:
+        raise LogTableError(
+            f"log_prior must be normalized; its log normalizer reaches {largest:.3g} in size; for an unnormalized model pass the "
+            "joint table to elbo().",
+            "log_prior",
+            largest,
+        )

@@ -204,16 +204,19 @@ def finish(k, step, row, facts, integral, out):
     size = 2.0 * abs(logs) + 2.0 * GAMMA * gap + gap * gap
     variance_bound = 1.01 * (2.0 * step * integral[LOGS_B] + 2.0 * (GAMMA + gap) * gap_bound + extra * (size + gap))
     low = exp(k * log(facts[LOW])) if facts[LOW] > 0.0 else 0.0
-    out[0], out[1] = max(gap, 0.0) + facts[MISSED], gap_bound + 16.0 * U * facts[MISSED] + FLOOR + low * facts[LOW_DEPTH]
+    floor = FLOOR + (
+        1e-257 * k if facts[EXCESS] > 0.0 else 0.0
+    )  # q was raised to exp(-600) p: K of them, times their logarithm
+    out[0], out[1] = max(gap, 0.0) + facts[MISSED], gap_bound + 16.0 * U * facts[MISSED] + floor + low * facts[LOW_DEPTH]
     out[2], out[3] = (
         max(upper, 0.0) + facts[EXCESS],
-        1.01 * (step * integral[UPPER_B] + extra * abs(upper)) + 40.0 * U * facts[EXCESS] + FLOOR,
+        1.01 * (step * integral[UPPER_B] + extra * abs(upper)) + 40.0 * U * facts[EXCESS] + floor,
     )
     out[4], out[5] = (
         max(variance, 0.0),
-        variance_bound + FLOOR + low * facts[LOW_DEPTH] * (facts[LOW_DEPTH] + 2.0 * gap + 1200.0),
+        variance_bound + floor + low * facts[LOW_DEPTH] * (facts[LOW_DEPTH] + 2.0 * gap + 1200.0),
     )
-    out[6], out[7] = ess, 1.01 * (step * integral[ESS_B] + extra * ess)
+    out[6], out[7] = ess, 1.01 * (step * integral[ESS_B] + extra * ess) + floor
     if row[R_Q0] > 0.0:
         out[0], out[1], out[4], out[5] = INF, 0.0, np.nan, INF
     if facts[MISSED] > 0.0:
