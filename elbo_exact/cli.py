@@ -59,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     gallery = _command(commands, "gallery", _gallery, "list the problems, or show one")
     gallery.add_argument("name", nargs="?", metavar="NAME", help="show description, source and reference numbers")
 
+    figures = _command(commands, "figures", _figures, "draw what bounds do, with the numbers beside each picture")
+    figures.add_argument("folder", metavar="DIR", help="an existing folder for .png and .csv files")
+
     _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
     cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
     cache.add_argument("action", choices=["where", "warm", "clear"])
@@ -130,6 +133,20 @@ def _gallery(options: argparse.Namespace) -> int:
     else:
         problem = load(options.name)
         _print(options, problem.to_dict, lambda: problem_text(problem))
+    return OK
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from elbo_exact._figures import write
+    from elbo_exact.report import fields_text
+
+    done = []
+    for files in write(options.folder):
+        done.append(files)
+        if not options.json:
+            print(fields_text(files), flush=True)
+    if options.json:
+        _print(options, lambda: done, str)
     return OK
 
 

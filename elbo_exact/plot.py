@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_target", "density", "figure", "gaps", "marginals", "save", "traces"]
+__all__ = ["check_target", "density", "figure", "gaps", "legend", "marginals", "new_figure", "save", "save_canvas", "traces"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -44,7 +44,7 @@ def figure(study: Study) -> Figure:
     n_states = sum(map(len, study.states.values()))
     second = traces if study.chosen is not None else marginals if n_states <= MANY_STATES else density
     lines = max(len(study.rows), n_states if second is marginals else 0)
-    canvas = _new_figure((12.0, max(4.5, 1.6 + 0.27 * lines)))
+    canvas = new_figure((12.0, max(4.5, 1.6 + 0.27 * lines)))
     left, right = canvas.subplots(1, 2, width_ratios=(1.5, 1.0))
     gaps(study, left)
     second(study, right)
@@ -82,7 +82,7 @@ def gaps(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_ylabel(" ".join(study.problem.columns) + " (count)" if study.problem.kind == "latent-class" else "row")
     ax.set_xlabel("nats from log p(x)")
     ax.set_title("ELBO \N{LEFTWARDS ARROW} log p(x) \N{RIGHTWARDS ARROW} EUBO", fontsize=11)
-    _legend(ax, 3)
+    legend(ax, 3)
     return ax
 
 
@@ -97,7 +97,7 @@ def traces(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("EM step")
     ax.set_ylabel("log-likelihood (nats)")
     ax.set_title("EM from the best start", fontsize=11)
-    _legend(ax, len(study.fits))
+    legend(ax, len(study.fits))
     return ax
 
 
@@ -117,7 +117,7 @@ def marginals(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_axisbelow(True)
     ax.set_xlabel("posterior probability")
     ax.set_title("Posterior of each latent variable", fontsize=11)
-    _legend(ax, min(len(study.rows), 5))
+    legend(ax, min(len(study.rows), 5))
     return ax
 
 
@@ -134,7 +134,7 @@ def density(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(variable)
     ax.set_ylabel("density")
     ax.set_title("Posterior and proposal", fontsize=11)
-    _legend(ax, 2)
+    legend(ax, 2)
     return ax
 
 
@@ -172,8 +172,11 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 def save(study: Study, path: str | os.PathLike[str]) -> None:
     """Draw the study into a file, which appears complete or not at all."""
-    target = check_target(path)
-    canvas = figure(study)
+    save_canvas(figure(study), check_target(path))
+
+
+def save_canvas(canvas: Figure, target: Path) -> None:
+    """A canvas into a file, which appears complete or not at all."""
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         canvas.savefig(temporary, dpi=150)
@@ -190,7 +193,8 @@ def _require_matplotlib() -> None:
         raise ImportError('plots need matplotlib; install it with: pip install "elbo_exact[plot]"')
 
 
-def _new_figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """A canvas without a window."""
     _require_matplotlib()
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
@@ -198,7 +202,7 @@ def _new_figure(size: tuple[float, float]) -> Figure:
 
 
 def _axes(ax: Axes | None) -> Any:
-    return ax if ax is not None else _new_figure((7.0, 5.0)).add_subplot()
+    return ax if ax is not None else new_figure((7.0, 5.0)).add_subplot()
 
 
 def _clipped(value: float, widest: float) -> float:
@@ -209,7 +213,7 @@ def _row_label(study: Study, i: int) -> str:
     return f"case {i}" if study.problem.log_joint is not None else f"{study.rows[i]} ({study.counts[i]:g})"
 
 
-def _legend(ax: Any, columns: int) -> None:
+def legend(ax: Any, columns: int) -> None:
     """Below the axis label, where nothing is drawn: at a distance in inches, whatever the height of the axes."""
     from matplotlib.transforms import ScaledTranslation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -87,6 +87,10 @@ class Problem:
         Latent variables of these tables, by name.
     states : dict
         State names of every variable.
+    nodes : ndarray, shape (S,)
+        Where a Gaussian latent variable lies in each state.
+    constants : dict
+        Its numbers x, mu, a and b.
     observed : tuple of dict
         Evidence, coupling or observation of each case.
     """
@@ -108,6 +112,8 @@ class Problem:
     log_prior: FloatArray | None = None
     space: LatentSpace | None = None
     states: Mapping[str, tuple[str, ...]] | None = None
+    nodes: FloatArray | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
     observed: tuple[Mapping[str, Any], ...] = ()
 
     def find(self, quantity: str, *, published: bool | None = None, **where: Any) -> tuple[Answer, ...]:
@@ -253,8 +259,15 @@ def _ising(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _gaussian(fields: Mapping[str, Any]) -> dict[str, Any]:
     log_joint, log_q, space, nodes = gaussian_tables(fields)
     states = {"z": tuple(f"{node:.6g}" for node in nodes)}
-    cases = ({"x": str(fields["x"])},)
-    return {"log_joint": log_joint, "log_prior": log_q, "space": space, "states": states, "observed": cases}
+    return {
+        "log_joint": log_joint,
+        "log_prior": log_q,
+        "space": space,
+        "states": states,
+        "nodes": nodes,
+        "constants": {name: float(fields[name]) for name in ("x", "mu", "a", "b")},
+        "observed": ({"x": str(fields["x"])},),
+    }
 
 
 def _counts(fields: Mapping[str, Any], n_rows: int) -> FloatArray:
