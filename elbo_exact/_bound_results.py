@@ -1,0 +1,340 @@
+"""Every bound as (gap to log evidence, value, rigorous error bounds): what the public functions and the ladder are views of.
+
+A gap is never negative: log p(x) - value of a lower bound, value - log p(x) of an upper one. Values come from gaps, so lower bounds
+never lie above ``log_evidence`` and upper ones never below, as doubles. Where q misses possible states, lower bounds are those of
+the restricted problem, whose evidence is (1 - miss) p(x), so that -log(1 - miss) joins their gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._engine import check_arithmetic, evidence_results, pair_results, pivoted_results
+from elbo_exact._parallel import TASK_ENTRIES, row_ranges, run
+from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, integer, log_table, real_array
+from elbo_exact.kernels.divergences import RENYI, divergence_rows
+from elbo_exact.kernels.path import N_POINT, POINT_GAP, POINT_MEAN, POINT_VARIANCE, mixed_log_sum_rows, path_rows
+from elbo_exact.kernels.perturbative import perturbative_rows
+from elbo_exact.kernels.reduce import BAD_TARGET
+from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_EVIDENCE, OUT_FORWARD, OUT_GAP, OUT_NORMALIZER, OUT_STATUS
+
+__all__ = [
+    "BoundResults",
+    "Options",
+    "elbo_results",
+    "eubo_results",
+    "perturbative_results",
+    "renyi_bound_results",
+    "schedule",
+    "thermodynamic_results",
+    "tvo_results",
+]
+
+U = 2.0**-53
+GOOD = 2.0**-42  # relative bound on a Renyi gap up to which three log sums will do
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every bound takes besides its tables."""
+
+    unnormalized: bool = False
+    nan_policy: str = "raise"
+    executor: Any = None
+
+
+class BoundResults(NamedTuple):
+    """One entry per row of the flattened batch."""
+
+    side: str
+    gap: FloatArray
+    gap_error: FloatArray
+    value: FloatArray
+    value_error: FloatArray
+    evidence: FloatArray
+    evidence_error: FloatArray
+    batch: tuple[int, ...]
+
+
+def elbo_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options) -> BoundResults:
+    """The core's ELBO."""
+    return _core_results("lower", log_joint, log_q, options, OUT_GAP, OUT_ELBO)
+
+
+def eubo_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options) -> BoundResults:
+    """The core's EUBO."""
+    return _core_results("upper", log_joint, log_q, options, OUT_FORWARD, OUT_EUBO)
+
+
+def renyi_bound_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options) -> BoundResults:
+    """VR_alpha = log p(x) - D_alpha(q || p); lower for alpha >= 0, upper below."""
+    if alpha == 1.0:
+        return elbo_results(log_joint, log_q, options)
+    fast = _log_sum_renyi(log_joint, log_q, alpha, options)
+    if fast is not None:
+        divergence, evidence, evidence_error, batch = fast
+    else:
+        divergence, evidence, evidence_error, batch = _careful_renyi(log_joint, log_q, alpha, options)
+    side = "lower" if alpha >= 0.0 else "upper"
+    gap = divergence[:, 0] if side == "lower" else 0.0 - divergence[:, 0]
+    if side == "upper":  # E_q w**(1 - alpha) = 0 is no question of a posterior
+        gap = np.where(evidence == -np.inf, np.nan, gap)
+    return _from_gap(side, gap, divergence[:, 1], evidence, evidence_error, batch, impossible=-np.inf)
+
+
+def tvo_results(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: FloatArray, side: str, restricted: bool, options: Options
+) -> BoundResults:
+    """A Riemann sum of the thermodynamic integrand; its gap is a sum of divergences between neighbors of the path."""
+    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    a, b = _rows_of(log_joint, log_q, batch)
+    walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
+    points = _walk(a, b, walked, options, len(checked))
+    gap, error = _sum_columns(points[:, :-1, POINT_GAP], points[:, :-1, POINT_GAP + 1])
+    charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
+    if restricted:
+        _subtract_wasted(gap, error, charged, log_joint, log_q, side, options)
+    elif side == "lower":
+        _set(gap, error, charged & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
+    if side == "lower":
+        _add_missed(gap, error, missed, log_joint, log_q, options)
+    else:
+        _set(gap, error, missed & (checked[:, OUT_FORWARD + 1] == 0.0), np.inf)
+    return _from_checked(side, gap, error, checked, batch)
+
+
+def thermodynamic_results(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: FloatArray, options: Options
+) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+    """(points of the path, checked results, batch); means relative to log p(x) of the common support."""
+    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    a, b = _rows_of(log_joint, log_q, batch)
+    points = _walk(a, b, betas, options, len(checked))
+    missed = np.zeros(len(checked))
+    error = np.zeros(len(checked))
+    _add_missed(missed, error, checked[:, OUT_FORWARD] == np.inf, log_joint, log_q, options)
+    with np.errstate(invalid="ignore"):
+        mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
+        base = (checked[:, OUT_EVIDENCE] - missed)[:, None]
+        base_error = (checked[:, OUT_EVIDENCE + 1] + error + U * np.abs(base[:, 0]))[:, None]
+        integrand = base + mean
+        integrand_error = 1.01 * (base_error + mean_error + U * np.abs(integrand))
+    charged = (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0)
+    at_zero = charged[:, None] & (betas == 0.0)[None, :]
+    impossible = checked[:, OUT_EVIDENCE] == -np.inf
+    integrand[at_zero], integrand_error[at_zero] = -np.inf, 0.0
+    integrand[impossible], integrand_error[impossible] = np.nan, np.inf
+    variance = np.where(at_zero, np.nan, points[:, :, POINT_VARIANCE])
+    variance_error = np.where(at_zero, np.inf, points[:, :, POINT_VARIANCE + 1])
+    return np.stack([integrand, integrand_error, variance, variance_error], axis=-1), checked, batch
+
+
+def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: int, options: Options) -> BoundResults:
+    """The perturbative bound of an odd order at its best reference; order 1 is the ELBO."""
+    order = integer(order, "order", 1)
+    if order % 2 == 0:
+        raise ValueError(f"order must be odd, because even Taylor polynomials are no lower bounds of exp; got {order}.")
+    if order == 1:
+        return elbo_results(log_joint, log_q, options)
+    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    missed = checked[:, OUT_FORWARD] == np.inf
+    a, b = _rows_of(log_joint, log_q, batch)
+    if missed.any():
+        a = np.where(b == -np.inf, -np.inf, a)
+    calls = [
+        (perturbative_rows, _part(a, first, last), _part(b, first, last), (order,), (last - first, 2))
+        for first, last in row_ranges(len(checked), a.shape[1])
+    ]
+    results = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, 2))])
+    gap, error = np.ascontiguousarray(results[:, 0]), np.ascontiguousarray(results[:, 1])
+    _set(gap, error, (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
+    _add_missed(gap, error, missed, log_joint, log_q, options)
+    return _from_checked("lower", gap, error, checked, batch)
+
+
+def schedule(betas: npt.ArrayLike | int) -> FloatArray:
+    """An increasing schedule from 0 to 1; an integer asks for that many equal steps."""
+    if isinstance(betas, (int, np.integer)) and not isinstance(betas, bool):
+        steps = integer(betas, "betas", 1)
+        return np.arange(steps + 1) / steps
+    values = real_array(betas, "betas")
+    if values.ndim != 1 or values.size < 2 or values[0] != 0.0 or values[-1] != 1.0 or not (np.diff(values) > 0.0).all():
+        raise ValueError(f"betas must increase strictly from 0 to 1, or be a number of equal steps; got {betas!r}.")
+    return values
+
+
+def _core_results(
+    side: str, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options, gap: int, value: int
+) -> BoundResults:
+    results, batch = pair_results(
+        log_joint, log_q, side == "upper", options.unnormalized, options.nan_policy, options.executor
+    )
+    columns = [results[:, k] for k in (gap, gap + 1, value, value + 1, OUT_EVIDENCE, OUT_EVIDENCE + 1)]
+    return BoundResults(side, *columns, batch)
+
+
+@np.errstate(all="ignore")
+def _from_gap(
+    side: str,
+    gap: FloatArray,
+    error: FloatArray,
+    evidence: FloatArray,
+    evidence_error: FloatArray,
+    batch: tuple[int, ...],
+    impossible: float | None = None,
+) -> BoundResults:
+    """Values from gaps; a gap that the kernel could not find is the safe infinity, with no bound."""
+    possible = evidence > -np.inf
+    lost = possible & np.isnan(gap)
+    gap, error = np.where(lost, np.inf, np.where(possible, gap, np.nan)), np.where(lost | ~possible, np.inf, error)
+    value = evidence - gap if side == "lower" else evidence + gap
+    value_error = 1.01 * (evidence_error + error + U * np.abs(value))
+    exact = (np.abs(value) == np.inf) & (error == 0.0)
+    value_error = np.where(exact, 0.0, np.where(np.isfinite(value), value_error, np.inf))
+    nothing = evidence == -np.inf
+    replacement = impossible if impossible is not None else (-np.inf if side == "lower" else np.nan)
+    value = np.where(nothing, replacement, value)
+    value_error = np.where(nothing, np.inf if np.isnan(replacement) else 0.0, value_error)
+    return BoundResults(side, gap, error, value, value_error, evidence, evidence_error, batch)
+
+
+def _from_checked(side: str, gap: FloatArray, error: FloatArray, checked: FloatArray, batch: tuple[int, ...]) -> BoundResults:
+    return _from_gap(side, gap, error, checked[:, OUT_EVIDENCE], checked[:, OUT_EVIDENCE + 1], batch)
+
+
+def _careful_renyi(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
+) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
+    """(value, bound) of D_alpha(q || p) by the Renyi kernel, with the evidence."""
+    results, batch = pivoted_results(
+        divergence_rows, log_joint, log_q, options.unnormalized, options.nan_policy, options.executor, (RENYI, alpha), "log_joint"
+    )
+    evidence, own = evidence_results(log_joint, options.nan_policy, options.executor)
+    wide = np.broadcast_to(evidence.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
+    return results, wide[:, 0], wide[:, 1], batch
+
+
+@np.errstate(all="ignore")
+def _log_sum_renyi(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
+) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]] | None:
+    """The same from three log sums where they are accurate enough, row by row; None leaves everything to the careful kernel.
+
+    ((1 - alpha) D = log sum exp(alpha b + (1 - alpha) a) - alpha log W - (1 - alpha) log A, whose bound is that of its parts.)
+    """
+    a, b = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
+    if not 0.0 < abs(alpha) < 1e6 or a.shape[-1] != b.shape[-1]:
+        return None
+    target, own = evidence_results(a, options.nan_policy, options.executor)
+    q, q_own = evidence_results(b, options.nan_policy, options.executor, "log_q")
+    beyond = np.abs(q[:, 0]) > (np.inf if options.unnormalized else NORMALIZER_TOLERANCE)
+    try:
+        batch = np.broadcast_shapes(own, q_own)
+    except ValueError:
+        return None
+    if beyond.any() or (target[:, 2] >= BAD_TARGET).any() or (q[:, 2] != 0.0).any():
+        return None
+    wide_a = np.broadcast_to(target.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
+    wide_b = np.broadcast_to(q.reshape(*q_own, 3), (*batch, 3)).reshape(-1, 3)
+    rows_a, rows_b = broadcast_rows(a, batch), broadcast_rows(b, batch)
+    calls = [
+        (mixed_log_sum_rows, _part(rows_a, first, last), _part(rows_b, first, last), (alpha,), (last - first, 2))
+        for first, last in row_ranges(len(wide_a), rows_a.shape[1])
+    ]
+    mixed = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, 2))])
+    c = 1.0 - alpha
+    parts = mixed[:, 0], -alpha * wide_b[:, 0], -c * wide_a[:, 0]
+    value = (parts[0] + parts[1] + parts[2]) / (alpha - 1.0)
+    bound = mixed[:, 1] + abs(alpha) * wide_b[:, 1] + abs(c) * wide_a[:, 1] + 4.0 * U * sum(np.abs(x) for x in parts)
+    bound = 1.01 * (bound / abs(alpha - 1.0) + 4.0 * U * np.abs(value))
+    results = np.stack([value, bound], axis=1)
+    rest = np.flatnonzero(~(bound <= GOOD * np.abs(value)))
+    if rest.size == len(results) and rest.size:
+        return None
+    if rest.size:
+        careful = Options(True, options.nan_policy, options.executor)
+        a_rest, b_rest = (table[rest] if len(table) > 1 else table[0] for table in (rows_a, rows_b))
+        results[rest] = _careful_renyi(a_rest, b_rest, alpha, careful)[0]
+    return results, wide_a[:, 0], wide_a[:, 1], batch
+
+
+def _rows_of(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, batch: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    return broadcast_rows(log_table(log_joint, "log_joint"), batch), broadcast_rows(log_table(log_q, "log_q"), batch)
+
+
+def _part(table: FloatArray, first: int, last: int) -> FloatArray:
+    return table[first:last] if len(table) > 1 else table
+
+
+@np.errstate(all="ignore")
+def _kernel_task(kernel: Any, a: FloatArray, b: FloatArray, arguments: tuple[Any, ...], shape: tuple[int, int]) -> FloatArray:
+    check_arithmetic()
+    out = np.empty(shape)
+    kernel(a, b, *arguments, out)
+    return out
+
+
+def _walk(a: FloatArray, b: FloatArray, betas: FloatArray, options: Options, n_rows: int) -> FloatArray:
+    """Columns of ``kernels.path`` at every point of every row; a long row is shared out by points, each with its successor."""
+    count = len(betas)
+    if a.shape[1] <= TASK_ENTRIES:
+        calls = [
+            (path_rows, _part(a, first, last), _part(b, first, last), (betas,), ((last - first) * count, N_POINT))
+            for first, last in row_ranges(n_rows, a.shape[1] * count)
+        ]
+        parts = run(_kernel_task, calls, options.executor)
+        return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
+    ranges = [(first, min(first + 16, count)) for first in range(0, count, 16)]
+    calls = [
+        (path_rows, _part(a, i, i + 1), _part(b, i, i + 1), (betas[first : last + 1],), (min(last + 1, count) - first, N_POINT))
+        for i in range(n_rows)
+        for first, last in ranges
+    ]
+    parts = [part[:16] for part in run(_kernel_task, calls, options.executor)]
+    return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
+
+
+@np.errstate(all="ignore")
+def _sum_columns(values: FloatArray, bounds: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sums of non-negative numbers, with bounds; in the order of the columns."""
+    total = np.zeros(len(values))
+    for k in range(values.shape[1]):
+        total = total + values[:, k]
+    error = np.zeros(len(values))
+    for k in range(values.shape[1]):
+        error = error + bounds[:, k]
+    return total, 1.01 * (error + values.shape[1] * U * total)
+
+
+def _set(gap: FloatArray, error: FloatArray, rows: Any, value: float) -> None:
+    gap[rows], error[rows] = value, 0.0
+
+
+@np.errstate(all="ignore")
+def _masses(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: float, options: Options) -> FloatArray:
+    """(value, bound) of -log p(q > 0) for order 0."""
+    return _careful_renyi(log_joint, log_q, order, Options(True, options.nan_policy, options.executor))[0]
+
+
+@np.errstate(all="ignore")
+def _add_missed(
+    gap: FloatArray, error: FloatArray, missed: Any, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options
+) -> None:
+    """-log(1 - miss) joins the gap of the restricted problem."""
+    if missed.any():
+        lost = _masses(log_joint, log_q, 0.0, options)
+        gap[missed] = gap[missed] + lost[missed, 0]
+        error[missed] = 1.01 * (error[missed] + lost[missed, 1] + U * np.abs(gap[missed]))
+        _set(gap, error, missed & (lost[:, 0] == np.inf) & (lost[:, 1] == 0.0), np.inf)
+
+
+@np.errstate(all="ignore")
+def _subtract_wasted(
+    gap: FloatArray, error: FloatArray, charged: Any, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, side: str, options: Options
+) -> None:
+    """The restricted sums are those of q on the states that p allows; both already are, since the path starts at b = 0+."""
+    del gap, error, charged, log_joint, log_q, side, options
