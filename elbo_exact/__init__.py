@@ -53,7 +53,7 @@ _MODULE_OF = {
     "EnumerationTooLarge": "errors",
     "ZeroEvidence": "errors",
 }
-_SUBMODULES = ("anatomy", "families", "fit", "gallery", "importance", "models", "projection")
+_SUBMODULES = ("anatomy", "bounds", "families", "fit", "gallery", "importance", "models", "projection")
 
 __all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604 - all of them are strings
 

@@ -1,6 +1,7 @@
 """The public names, for type checkers; a test compares this file with the lazy one."""
 
 from elbo_exact import anatomy as anatomy
+from elbo_exact import bounds as bounds
 from elbo_exact import families as families
 from elbo_exact import fit as fit
 from elbo_exact import gallery as gallery
@@ -60,6 +61,7 @@ __all__ = [
     "anatomy",
     "audit",
     "audit_density",
+    "bounds",
     "chi2_divergence",
     "cross_entropy",
     "elbo",

@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "elbo_results",
     "eubo_results",
+    "from_gap",
     "perturbative_results",
     "renyi_bound_results",
     "schedule",
@@ -83,7 +84,7 @@ def renyi_bound_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: f
     gap = divergence[:, 0] if side == "lower" else 0.0 - divergence[:, 0]
     if side == "upper":  # E_q w**(1 - alpha) = 0 is no question of a posterior
         gap = np.where(evidence == -np.inf, np.nan, gap)
-    return _from_gap(side, gap, divergence[:, 1], evidence, evidence_error, batch, impossible=-np.inf)
+    return from_gap(side, gap, divergence[:, 1], evidence, evidence_error, batch, impossible=-np.inf)
 
 
 def tvo_results(
@@ -96,10 +97,11 @@ def tvo_results(
     points = _walk(a, b, walked, options, len(checked))
     gap, error = _sum_columns(points[:, :-1, POINT_GAP], points[:, :-1, POINT_GAP + 1])
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
-    if restricted:
-        _subtract_wasted(gap, error, charged, log_joint, log_q, side, options)
-    elif side == "lower":
-        _set(gap, error, charged & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
+    charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
+    if not restricted and side == "lower":
+        _set(gap, error, charged, np.inf)
+    elif not restricted:
+        _add_wasted(gap, error, charged, a, b, options)
     if side == "lower":
         _add_missed(gap, error, missed, log_joint, log_q, options)
     else:
@@ -110,19 +112,14 @@ def tvo_results(
 def thermodynamic_results(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: FloatArray, options: Options
 ) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
-    """(points of the path, checked results, batch); means relative to log p(x) of the common support."""
+    """(points, checked results, batch); columns (integrand, bound, variance, bound)."""
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     a, b = _rows_of(log_joint, log_q, batch)
     points = _walk(a, b, betas, options, len(checked))
-    missed = np.zeros(len(checked))
-    error = np.zeros(len(checked))
-    _add_missed(missed, error, checked[:, OUT_FORWARD] == np.inf, log_joint, log_q, options)
     with np.errstate(invalid="ignore"):
         mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
-        base = (checked[:, OUT_EVIDENCE] - missed)[:, None]
-        base_error = (checked[:, OUT_EVIDENCE + 1] + error + U * np.abs(base[:, 0]))[:, None]
-        integrand = base + mean
-        integrand_error = 1.01 * (base_error + mean_error + U * np.abs(integrand))
+        integrand = checked[:, OUT_EVIDENCE, None] + mean
+        integrand_error = 1.01 * (checked[:, OUT_EVIDENCE + 1, None] + mean_error + U * np.abs(integrand))
     charged = (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0)
     at_zero = charged[:, None] & (betas == 0.0)[None, :]
     impossible = checked[:, OUT_EVIDENCE] == -np.inf
@@ -178,7 +175,7 @@ def _core_results(
 
 
 @np.errstate(all="ignore")
-def _from_gap(
+def from_gap(
     side: str,
     gap: FloatArray,
     error: FloatArray,
@@ -203,7 +200,7 @@ def _from_gap(
 
 
 def _from_checked(side: str, gap: FloatArray, error: FloatArray, checked: FloatArray, batch: tuple[int, ...]) -> BoundResults:
-    return _from_gap(side, gap, error, checked[:, OUT_EVIDENCE], checked[:, OUT_EVIDENCE + 1], batch)
+    return from_gap(side, gap, error, checked[:, OUT_EVIDENCE], checked[:, OUT_EVIDENCE + 1], batch)
 
 
 def _careful_renyi(
@@ -332,9 +329,11 @@ def _add_missed(
         _set(gap, error, missed & (lost[:, 0] == np.inf) & (lost[:, 1] == 0.0), np.inf)
 
 
-@np.errstate(all="ignore")
-def _subtract_wasted(
-    gap: FloatArray, error: FloatArray, charged: Any, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, side: str, options: Options
-) -> None:
-    """The restricted sums are those of q on the states that p allows; both already are, since the path starts at b = 0+."""
-    del gap, error, charged, log_joint, log_q, side, options
+def _add_wasted(gap: FloatArray, error: FloatArray, charged: Any, a: FloatArray, b: FloatArray, options: Options) -> None:
+    """-log(1 - q0), q0 the mass of q on impossible states, joins the gap of an upper bound: D_0(p || q)."""
+    rows = np.flatnonzero(charged)
+    if rows.size:
+        a_rows, b_rows = (table[rows] if len(table) > 1 else table for table in (a, b))
+        lost, _ = pivoted_results(divergence_rows, b_rows, a_rows, True, options.nan_policy, options.executor, (RENYI, 0.0))
+        gap[rows] += lost[:, 0]
+        error[rows] = 1.01 * (error[rows] + lost[:, 1] + U * np.abs(gap[rows]))

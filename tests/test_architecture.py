@@ -24,7 +24,10 @@ LAYERS = [
     {"_certify"},
     {"_audit"},
     {"_density", "_coverage", "_mean_field", "fit"},
-    {"anatomy", "projection"},
+    {"anatomy", "projection", "_bound_results"},
+    {"_k_sample", "_catalogue", "_theorems"},
+    {"_ladder"},
+    {"bounds"},
     {"gallery"},
     {"_study"},
     {"report", "plot", "_npz", "_doctor"},
@@ -45,6 +48,10 @@ QUANTITIES = {
     "_coverage",
     "anatomy",
     "projection",
+    "_bound_results",
+    "_k_sample",
+    "_ladder",
+    "bounds",
 }
 MODELS = {"families", "models"}
 FRONT = {"report", "plot", "cli"}
@@ -68,13 +75,17 @@ TESTED_ELSEWHERE = {
     "kernels/laplace_gradient.py": ("test_importance.py", "the public functions add validation only"),
     "kernels/laplace_law.py": ("test_importance.py", "likewise"),
     "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
+    "_bound_results.py": ("test_bounds.py", "the public functions add docstrings only"),
+    "_catalogue.py": ("test_bounds.py", "a table"),
+    "_k_sample.py": ("test_bounds.py", "seen through the jackknife and SUMO"),
+    "_theorems.py": ("test_ladder.py", "what verify() checks"),
     "kernels/gap.py": ("test_kernels_rows.py", "a record is seen as a row of one chunk"),
     "kernels/terms.py": ("test_kernels_rows.py", "terms are seen in the sums"),
     "kernels/tree.py": ("test_kernels_reduce.py", "sums are seen in log-sum-exp, at every boundary"),
     "kernels/tiles.py": ("test_kernels_short.py", "tiles are seen at their limits"),
 }
 # a public function each 45 lines, 35 of them its documented contract; and the two passes over a chunk beside each other
-EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370, "gap.py": 360}
+EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370, "gap.py": 360, "bounds.py": 420, "_bound_results.py": 380}
 
 
 def unit(path: Path) -> str:

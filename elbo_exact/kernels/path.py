@@ -199,7 +199,7 @@ def walk(e, y0, w, betas, delta, sums, out):
 def path_rows(log_joint, log_q, betas, out):
     """``walk`` over the common support of every row; results of row i and point k in out[i * betas.size + k].
 
-    The mean is of log(p/q), both normalized on the common support; NaN where they share no state.
+    The mean is of log(p/q), both normalized on their own support; NaN where they share no state.
     """
     n, points = log_joint.shape[1], betas.size
     weights, partials = scratch_of(n)

@@ -6,8 +6,8 @@ log p(x) - c + log E_q T_K(u). E_q exp(u) = exp(c), so with the remainder R_K = 
     gap = -log1p(-rho)            rho = exp(-c) E_q R_K(u)                for small rho: all terms >= 0
         = c - log E_q T_{K-1}(u)                                          for large: T_{K-1} > 0, its degree is even
 
-The best c is the root of E_q u**K = 0, where T_K and T_{K-1} have the same mean. A c that is off by x costs the gap x f/E_q T_K, with
-f = E_q u**K / K! itself of the order of x, so bisection to a few ulps is enough.
+The best c is the root of E_q u**K = 0, where T_K and T_{K-1} have the same mean. A c that is off by x costs the gap at most
+x f/E_q T_K, where f = E_q u**K / K! is itself a rounding error, so a root to a few ulps is enough.
 
 **The remainder.** R_k(u) = u**(k+1)/(k+1)! M_k(u), M_k = 1F1(1; k+2; u), and M_{k-1} = 1 + u M_k/(k+1). For u > 0 the series has
 positive terms. For u = -x < 0 the recurrence shrinks its errors downward while x < k+1 and upward, from M_{-1} = exp(-x), while x > k+1.
@@ -47,8 +47,6 @@ def remainder_factor(k, u):
             last += 1
         value = 1.0
         for j in range(last, k, -1):  # M_{j-1} from M_j; the error of the start is ``size``
-            if j <= k:
-                break
             value = 1.0 + u / (j + 1.0) * value
         return value
     value = exp(u)
@@ -82,7 +80,7 @@ def mean_power(e, w, c, k, scale):
 
 @kernel
 def best_reference(e, w, k):
-    """The c with sum w (e + c)**k = 0, to a few ulps of the largest |e|, by bisection with secants, and how well it is known."""
+    """The c with sum w (e + c)**k = 0, to a few ulps of the largest |e|, by secants with bisection."""
     low, high = INF, -INF
     for j in range(e.size):
         low, high = min(low, -e[j]), max(high, -e[j])
@@ -96,14 +94,14 @@ def best_reference(e, w, k):
             c = min(max(low - below * ((high - low) / (above - below)), low), high)
         value = mean_power(e, w, c, k, scale)[0]
         if value == 0.0:
-            return c, high - low if step == 0 else 4.0 * U * abs(c)
+            return c
         if value < 0.0:
             above = 0.5 * above if side < 0 else above
             low, below, side = c, value, -1
         else:
             below = 0.5 * below if side > 0 else below
             high, above, side = c, value, 1
-    return 0.5 * (low + high), high - low
+    return 0.5 * (low + high)
 
 
 @kernel
@@ -145,33 +143,34 @@ def even_sums(e, w, c, k, errors):
 @kernel
 def row_gap(e, w, errors, off, total_w, k, n):
     """(gap, bound) of a row from its log ratios and weights."""
-    c, width = best_reference(e, w, k)
+    c = best_reference(e, w, k)
     largest = 0.0
     for j in range(e.size):
         largest = max(largest, abs(e[j] + c))
     if not largest < LARGEST:
         return np.nan, INF
     relative = sum_error(n) + chain_error(e.size) + 4.0 * U
-    value, own = mean_power(e, w, c, k, 1.0)
     factor = 1.0
     for j in range(2, k + 1):
         factor /= j
-    # f at c: its value, what its rounding hides, and how far the root may be
-    residual = factor * (abs(value) + own * (6.0 + 2.0 * k) * U) / total_w
-    residual += factor * k * mean_power(e, w, c, k - 1, 1.0)[1] * (width + 4.0 * U * (largest + abs(c)) + off) / total_w
+    value, own = mean_power(e, w, c, k, 1.0)
+    slope = k * mean_power(e, w, c, k - 1, 1.0)[1]
+    # E u**K at c, at most; then c is off by at most x with 2 (x/2)**K <= residual, since (u + x)**K - u**K >= 2 (x/2)**K
+    residual = 1.01 * (abs(value) + own * (6.0 + 2.0 * k) * U + slope * 2.0 * U * (largest + abs(c))) / total_w
+    reach = 2.02 * exp(log(0.5 * residual) / k) if residual > 0.0 else 0.0
     rho, bound = near_sums(e, w, c, k, errors)
     outside = exp(-c) / total_w
     rho, bound = rho * outside, bound * outside
     bound += rho * (relative + 4.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA
-    drift = 1.01 * residual * (width + off + 4.0 * U * (largest + abs(c)))
+    bound += exp(-c) * factor * residual * reach
     if rho < 0.5:
         value = -log1p(-rho)
-        bound = 1.01 * (bound + outside * total_w * drift) / (1.0 - rho - bound) + 2.0 * U * value
+        bound = 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
         return value, bound
     mean, bound = even_sums(e, w, c, k, errors)
     mean, bound = mean / total_w, bound / total_w
     # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
-    bound += mean * relative + residual
+    bound += mean * relative + factor * residual
     value = c - log(mean)
     return value, 1.01 * (bound / max(mean - bound, 0.5 * mean) + off + U * (abs(c) + 2.0 * abs(log(mean)) + abs(value)))
 

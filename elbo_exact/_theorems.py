@@ -1,0 +1,123 @@
+"""The orders between bounds that are theorems; nothing else is ever asserted.
+
+Values are compared relative to log p(x), as signed gaps, so that nothing is lost at tight bounds; the slack is the sum of the errors.
+Orders between families that are not listed here are false in general: CUBO_2 against EUBO, perturbative bounds of different
+orders, Renyi or thermodynamic bounds against K-sample bounds, and schedules that are not nested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elbo_exact._bound_results import schedule
+
+__all__ = ["Check", "verified"]
+
+U = 2.0**-53
+
+
+class Check(NamedTuple):
+    """One inequality over all rows."""
+
+    statement: str
+    slack: float
+    holds: bool
+
+
+class Place(NamedTuple):
+    """Where a bound lies relative to log p(x), with its error; and a parameter to sort by."""
+
+    key: Any
+    label: str
+    offset: Any
+    error: Any
+
+
+def verified(rungs: Sequence[Any]) -> tuple[Check, ...]:
+    """Every theorem that speaks of these rungs."""
+    places = {id(rung): _place(rung) for rung in rungs}
+    checks = [_side(rung, places[id(rung)]) for rung in rungs if rung.side in ("lower", "upper")]
+    by_name: dict[str, list[Any]] = {}
+    for rung in rungs:
+        by_name.setdefault(rung.name, []).append(rung)
+    for low, high in _orders(by_name, places):
+        checks.append(_ordered(low, high))
+    for statement, low, high in _bounded(by_name, places):
+        checks.append(_ordered(low, high)._replace(statement=statement))
+    return tuple(checks)
+
+
+def _place(rung: Any) -> Place:
+    sign = -1.0 if rung.side == "lower" else 1.0
+    return Place(None, rung.label, sign * np.ravel(rung.gap), np.ravel(rung.gap_error))
+
+
+def _side(rung: Any, place: Place) -> Check:
+    sign = "<=" if rung.side == "lower" else ">="
+    slack = np.abs(place.offset)[~np.isnan(place.offset)]
+    right = bool((np.ravel(rung.gap)[~np.isnan(np.ravel(rung.gap))] >= 0.0).all())
+    return Check(f"{rung.label} {sign} log p(x)", float(slack.min(initial=np.inf)), right)
+
+
+@np.errstate(all="ignore")
+def _ordered(low: Place, high: Place) -> Check:
+    """low <= high in every row; rows without a posterior and values without a bound say nothing."""
+    room = np.where(low.offset == high.offset, 0.0, high.offset - low.offset)
+    allowed = low.error + high.error + 2.0 * U * (np.abs(low.offset) + np.abs(high.offset))
+    silent = np.isnan(room) | ~(allowed < np.inf) & ~np.isinf(room)
+    holds = bool(((room >= -np.where(allowed < np.inf, allowed, 0.0)) | silent).all())
+    known = room[~np.isnan(room)]
+    return Check(f"{low.label} <= {high.label}", float(known.min(initial=np.inf)), holds)
+
+
+def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator[tuple[Place, Place]]:
+    """Neighbors of every chain, the lower first."""
+    chains: list[list[Place]] = []
+    first, last = ([places[id(r)] for r in by_name.get(name, [])] for name in ("elbo", "eubo"))
+    ends = {"lower": first, "upper": last}
+    orders = [places[id(r)]._replace(key=-r.parameters["alpha"]) for r in by_name.get("renyi", [])]
+    orders += [places[id(r)]._replace(key=r.parameters["n"] - 1.0) for r in by_name.get("cubo", [])]
+    orders += [place._replace(key=-1.0) for place in first]
+    chains.append(sorted(orders, key=lambda place: place.key))
+    for name, end, sign in (("iwae", first, 1), ("iwae_upper", last, -1)):
+        samples = [places[id(r)]._replace(key=sign * r.parameters["num_samples"]) for r in by_name.get(name, [])]
+        samples += [place._replace(key=sign) for place in end]
+        chains.append(sorted(samples, key=lambda place: place.key))
+    for chain in chains:
+        yield from ((a, b) for a, b in pairwise(chain))
+        yield from ((b, a) for a, b in pairwise(chain) if a.key == b.key)
+    for order in by_name.get("perturbative", []):
+        for place in first if order.parameters["order"] == 1 else []:
+            yield from ((place, places[id(order)]), (places[id(order)], place))
+    yield from _nested(by_name.get("tvo", []), ends, places)
+
+
+def _nested(sums: list[Any], ends: dict[str, list[Place]], places: dict[int, Place]) -> Iterator[tuple[Place, Place]]:
+    """Thermodynamic sums lie inside ELBO and EUBO, which they are on {0, 1}, and inside those of any coarser schedule."""
+    known = [(set(schedule(r.parameters["betas"]).tolist()), r.parameters["side"], places[id(r)]) for r in sums]
+    known += [({0.0, 1.0}, side, place) for side, found in ends.items() for place in found]
+    for coarse, side, outer in known:
+        for fine, other, inner in known:
+            if outer is not inner and side == other and coarse <= fine:
+                yield (outer, inner) if side == "lower" else (inner, outer)
+
+
+@np.errstate(all="ignore")
+def _bounded(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator[tuple[str, Place, Place]]:
+    """EUBO gap <= n/(n - 1) CUBO_n gap, and U_K gap <= log(1 + chi2/K) with chi2 = expm1(2 CUBO_2 gap)."""
+    for chi in by_name.get("cubo", []):
+        n, place = chi.parameters["n"], places[id(chi)]
+        for top in by_name.get("eubo", []):
+            factor = n / (n - 1.0)
+            larger = place._replace(offset=factor * place.offset, error=1.01 * factor * place.error + 4.0 * U * place.offset)
+            yield f"gap of {top.label} <= {factor:g} times that of {chi.label}", places[id(top)], larger
+        for top in by_name.get("iwae_upper", []) if n == 2.0 else []:
+            k = top.parameters["num_samples"]
+            chi2 = np.expm1(2.0 * place.offset)
+            value = np.where(chi2 < np.inf, np.log1p(chi2 / k), np.inf)
+            larger = place._replace(offset=value, error=2.02 * place.error + 16.0 * U * (value + 1.0) * np.minimum(1.0, value))
+            yield f"gap of {top.label} <= log(1 + chi2/{k})", places[id(top)], larger

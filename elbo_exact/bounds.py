@@ -1,0 +1,392 @@
+"""Each bound on log p(x), exactly: its side, when it is tight, what it costs; and the ladder of all of them.
+
+Lower bounds are never above ``log_evidence`` and upper bounds never below, as doubles. Missing support gives the mathematically right
+value, an infinity if need be, never a number that is no bound. `catalogue` says what is known of each; the page on bounds
+says which orders between them are theorems and which are false.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._bound_results import (
+    BoundResults,
+    Options,
+    perturbative_results,
+    renyi_bound_results,
+    schedule,
+    thermodynamic_results,
+    tvo_results,
+)
+from elbo_exact._catalogue import CATALOGUE, Entry, catalogue
+from elbo_exact._engine import shaped
+from elbo_exact._k_sample import jackknife_results, k_sample_results
+from elbo_exact._ladder import Ladder, ladder
+from elbo_exact._validate import integer, one_of, real_array
+from elbo_exact.variational import elbo, eubo
+
+__all__ = [
+    "CATALOGUE",
+    "Entry",
+    "Ladder",
+    "ais",
+    "catalogue",
+    "cubo",
+    "elbo",
+    "eubo",
+    "iwae",
+    "iwae_upper",
+    "jackknife",
+    "ladder",
+    "perturbative",
+    "renyi",
+    "sumo",
+    "thermodynamic",
+    "tvo",
+]
+
+
+def renyi(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    alpha: float,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Variational Renyi bound log E_q[w**(1 - alpha)] / (1 - alpha) = log p(x) - D_alpha(q || posterior), w = p(x, z)/q(z).
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    alpha : float
+        Any real number or an infinity: a lower bound for alpha >= 0, an upper one below. 1 is the ELBO, 0 is log p(x), or
+        log p(x) + log(1 - miss) where q misses posterior mass; +inf is min log w, -inf is max log w.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        -inf where alpha >= 1 and q has mass on an impossible state, +inf where alpha < 0 and q misses a possible one.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        alpha is NaN or not one number.
+
+    Notes
+    -----
+    Non-increasing in alpha. O(S): three log sums, and the careful kernel of `renyi_divergence` for rows that are nearly tight. Li &
+    Turner (2016), arXiv:1602.02311, equation 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> [float(bounds.renyi(np.log([0.3, 0.1]), np.log([0.5, 0.5]), a).round(6)) for a in (2.0, 0.5, -1.0)]
+    [-1.203973, -0.985627, -0.804719]
+    """
+    order = real_array(alpha, "alpha")
+    if order.ndim or np.isnan(order):
+        raise ValueError(f"alpha must be one real number or an infinity; got {alpha!r}.")
+    return _value(renyi_bound_results(log_joint, log_q, float(order), Options(unnormalized, nan_policy, executor)))
+
+
+def cubo(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    n: float = 2,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Chi upper bound log E_q[w**n] / n = log p(x) + (n - 1) D_n(posterior || q) / n, w = p(x, z)/q(z).
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    n : float
+        Any real number above 1.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        +inf where q misses a possible state; the plain formula would silently miss its mass.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        n is not a number above 1.
+
+    Notes
+    -----
+    The Renyi bound of order 1 - n; non-decreasing in n. O(S). Dieng, Tran, Ranganath, Paisley & Blei (2017), arXiv:1611.00328.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> float(bounds.cubo(np.log([0.3, 0.1]), np.log([0.5, 0.5])).round(6))
+    -0.804719
+    """
+    order = real_array(n, "n")
+    if order.ndim or not order > 1.0:
+        raise ValueError(f"n must be one real number above 1; got {n!r}.")
+    return renyi(log_joint, log_q, 1.0 - float(order), unnormalized=unnormalized, nan_policy=nan_policy, executor=executor)
+
+
+def perturbative(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    order: int = 3,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Perturbative lower bound log max_V exp(-V) E_q sum_(k <= K) (V + log w)**k / k! of odd order K, at the best V.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    order : int
+        K, odd; 1 is the ELBO.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        -inf where q has mass on an impossible state, and (with no bound) where a log ratio is beyond 600 nats from the reference.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        order is even, or no integer of at least 1.
+
+    Notes
+    -----
+    exp lies above its Taylor polynomials of odd degree everywhere; the best V solves E_q (V + log w)**K = 0. Higher orders need not
+    be tighter. O(S K) per step of the root search. Bamler, Zhang, Opper & Mandt (2017), arXiv:1709.07433.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> [float(bounds.perturbative(np.log([0.3, 0.1]), np.log([0.5, 0.5]), k).round(6)) for k in (1, 3, 5)]
+    [-1.060132, -0.920142, -0.916347]
+    """
+    return _value(perturbative_results(log_joint, log_q, order, Options(unnormalized, nan_policy, executor)))
+
+
+def tvo(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    betas: npt.ArrayLike | int,
+    side: str = "lower",
+    *,
+    restricted: bool = False,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Thermodynamic bound: the left ("lower") or right ("upper") Riemann sum of E_pi_b[log w] over b, pi_b prop. to q w**b.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    betas : array_like, shape (T + 1,), or int
+        Schedule, strictly increasing from 0 to 1; an integer T means T equal steps.
+    side : {"lower", "upper"}
+        Which sum.
+    restricted : bool
+        Where q has mass q0 on impossible states: use q restricted to the possible ones and add log(1 - q0), which makes both sums
+        finite and valid. False keeps the definition, whose lower sum is -inf there.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        The upper sum is +inf where q misses a possible state.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        A schedule that is not strictly increasing from 0 to 1, or an unknown side.
+
+    Notes
+    -----
+    One step gives the ELBO and the EUBO; refining a schedule tightens both sums. The gap is the sum of KL(pi_b || pi_b') between
+    neighbors, and keeps its relative precision. O(S T), one pass per point. Masrani, Le & Wood (2019), arXiv:1907.00031.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> [float(bounds.tvo(np.log([0.3, 0.1]), np.log([0.5, 0.5]), 5, side).round(6)) for side in ("lower", "upper")]
+    [-0.944257, -0.889327]
+    """
+    one_of(side, "side", ("lower", "upper"))
+    options = Options(unnormalized, nan_policy, executor)
+    return _value(tvo_results(log_joint, log_q, schedule(betas), side, restricted, options))
+
+
+def thermodynamic(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    betas: npt.ArrayLike,
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> SimpleNamespace:
+    """The thermodynamic integrand E_pi_b[log w] and its slope Var_pi_b[log w] at every b; pi_b prop. to q w**b.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    betas : array_like, shape (T,)
+        Points between 0 and 1, in any order.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    namespace
+        ``integrand`` and ``variance``, shape (..., T), and ``error`` with their bounds. Where q has mass on an impossible state the
+        integrand is -inf at b = 0 and the variance NaN.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        betas outside [0, 1], or not one axis.
+
+    Notes
+    -----
+    log p(x) is the integral over [0, 1]; with mass q0 on impossible states and missed mass, log p(x) + log(1 - miss) is
+    log(1 - q0) plus the integral over (0, 1]. O(S T). Gelman & Meng (1998), Stat. Sci. 13:163.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> bounds.thermodynamic(np.log([0.3, 0.1]), np.log([0.5, 0.5]), [0.0, 0.5, 1.0]).integrand.round(6)
+    array([-1.060132, -0.91171 , -0.785479])
+    """
+    points = real_array(betas, "betas")
+    if points.ndim != 1 or points.size == 0 or not ((points >= 0.0) & (points <= 1.0)).all():
+        raise ValueError(f"betas must be one axis of points between 0 and 1; got {betas!r}.")
+    columns, _, batch = thermodynamic_results(log_joint, log_q, points, Options(unnormalized, nan_policy, executor))
+    parts = [np.ascontiguousarray(columns[..., k]).reshape(*batch, points.size) for k in range(4)]
+    error = SimpleNamespace(integrand=parts[1], variance=parts[3])
+    return SimpleNamespace(integrand=parts[0], variance=parts[2], error=error)
+
+
+def iwae(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
+    """Importance-weighted lower bound of K samples; see `importance.curve`, whose ``lower`` this is."""
+    return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).lower
+
+
+def iwae_upper(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
+    """The matching upper bound of K samples, one of them from the posterior; ``upper`` of `importance.curve`."""
+    return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).upper
+
+
+def ais(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: npt.ArrayLike | int, kernels: Any = None, **options: Any) -> Any:
+    """Expected log-weight of annealed importance sampling, forward ("lower") or time-reversed ("upper"), exactly."""
+    return import_module("elbo_exact._annealing").ais(log_joint, log_q, betas, kernels, **options)
+
+
+def jackknife(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: int, order: int = 1, *, unnormalized: bool = False
+) -> Any:
+    """Jackknife combination of the bounds of K, K - 1, ... K - m samples: an estimate of log p(x) and **no bound**.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    num_samples, order : int
+        K and m, with 0 <= m < K; m = 0 is the importance-weighted bound itself.
+    unnormalized : bool
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        -inf where q has mass on an impossible state.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        num_samples or order is no integer in its range.
+
+    Notes
+    -----
+    sum over j of (-1)**j (K - j)**m / ((m - j)! j!) L_(K - j), computed from the gaps. Its bias is O(K**-(m + 1)).
+    Nowozin (2018), ICLR, equation 12.
+    """
+    options = Options(unnormalized)
+    return _value(jackknife_results(log_joint, log_q, integer(num_samples, "num_samples", 1), integer(order, "order", 0), options))
+
+
+def sumo(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, terms: int, *, unnormalized: bool = False) -> Any:
+    """Expectation of the SUMO estimator's series truncated after m terms, the importance-weighted bound of m + 1 samples.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    terms : int
+        m >= 0.
+    unnormalized : bool
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        terms is no integer of at least 0.
+
+    Notes
+    -----
+    Luo, Beatson, Norouzi, Zhu, Duvenaud, Adams & Chen (2020), ICLR.
+    """
+    return _value(k_sample_results(log_joint, log_q, integer(terms, "terms", 0) + 1, "lower", Options(unnormalized)))
+
+
+def _value(results: BoundResults) -> Any:
+    return shaped(results.value, results.batch)

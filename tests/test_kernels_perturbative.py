@@ -1,0 +1,36 @@
+"""Perturbative bounds against 60-digit arithmetic, and the remainder of the exponential series."""
+
+from __future__ import annotations
+
+import bound_oracle as oracle
+import mpmath
+import numpy as np
+import pytest
+
+from elbo_exact._bound_results import Options, perturbative_results
+from elbo_exact.kernels.perturbative import remainder_factor
+
+U = 2.0**-53
+call = getattr(remainder_factor, "py_func", remainder_factor)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 8, 21])
+@pytest.mark.parametrize("u", [-500.0, -40.0, -23.0, -5.0, -4.9, -3.0, -1.0, -1e-3, 0.0, 1e-9, 0.5, 3.0, 30.0, 300.0])
+def test_remainder_factor(k: int, u: float) -> None:
+    with mpmath.workdps(400):
+        exact = mpmath.hyp1f1(1, k + 2, mpmath.mpf(u))
+        assert abs(mpmath.mpf(call(k, u)) / exact - 1) <= (10 + 2 * k) * U + (2 * abs(u) * U if u > 0 else 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_values_lie_within_their_bounds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([1, 2, 3, 8, 20]))
+    a = rng.normal(0.0, rng.choice([1.0, 5.0, 40.0]), n) + rng.choice([0.0, 1e9])
+    b = rng.normal(0.0, 2.0, n) if seed % 2 else a + 10.0 ** rng.uniform(-9, -1) * rng.normal(size=n)
+    with mpmath.workdps(oracle.DIGITS):
+        for order in (3, 5, 11):
+            result = perturbative_results(a, b, order, Options(True))
+            gap = oracle.log_evidence(a) - oracle.perturbative(a, b, order)
+            assert abs(mpmath.mpf(float(result.gap[0])) - gap) <= result.gap_error[0] + mpmath.mpf(2) ** -170
+            assert result.gap_error[0] < 1e-9 * (1.0 + result.gap[0])
