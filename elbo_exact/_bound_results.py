@@ -20,7 +20,7 @@ from elbo_exact.kernels.divergences import RENYI, divergence_rows
 from elbo_exact.kernels.path import N_POINT, POINT_GAP, POINT_MEAN, POINT_VARIANCE, mixed_log_sum_rows, path_rows
 from elbo_exact.kernels.perturbative import perturbative_rows
 from elbo_exact.kernels.reduce import BAD_TARGET
-from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_EVIDENCE, OUT_FORWARD, OUT_GAP, OUT_NORMALIZER, OUT_STATUS
+from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_EVIDENCE, OUT_FORWARD, OUT_GAP
 
 __all__ = [
     "BoundResults",
@@ -94,7 +94,7 @@ def tvo_results(
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     a, b = _rows_of(log_joint, log_q, batch)
     walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
-    points = _walk(a, b, walked, options, len(checked))
+    points = _walk(a, b, walked, options, len(checked), False)
     gap, error = _sum_columns(points[:, :-1, POINT_GAP], points[:, :-1, POINT_GAP + 1])
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
     charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
@@ -115,7 +115,7 @@ def thermodynamic_results(
     """(points, checked results, batch); columns (integrand, bound, variance, bound)."""
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     a, b = _rows_of(log_joint, log_q, batch)
-    points = _walk(a, b, betas, options, len(checked))
+    points = _walk(a, b, betas, options, len(checked), True)
     with np.errstate(invalid="ignore"):
         mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
         integrand = checked[:, OUT_EVIDENCE, None] + mean
@@ -167,9 +167,7 @@ def schedule(betas: npt.ArrayLike | int) -> FloatArray:
 def _core_results(
     side: str, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options, gap: int, value: int
 ) -> BoundResults:
-    results, batch = pair_results(
-        log_joint, log_q, side == "upper", options.unnormalized, options.nan_policy, options.executor
-    )
+    results, batch = pair_results(log_joint, log_q, side == "upper", options.unnormalized, options.nan_policy, options.executor)
     columns = [results[:, k] for k in (gap, gap + 1, value, value + 1, OUT_EVIDENCE, OUT_EVIDENCE + 1)]
     return BoundResults(side, *columns, batch)
 
@@ -208,7 +206,14 @@ def _careful_renyi(
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
     """(value, bound) of D_alpha(q || p) by the Renyi kernel, with the evidence."""
     results, batch = pivoted_results(
-        divergence_rows, log_joint, log_q, options.unnormalized, options.nan_policy, options.executor, (RENYI, alpha), "log_joint"
+        divergence_rows,
+        log_joint,
+        log_q,
+        options.unnormalized,
+        options.nan_policy,
+        options.executor,
+        (RENYI, alpha),
+        "log_joint",
     )
     evidence, own = evidence_results(log_joint, options.nan_policy, options.executor)
     wide = np.broadcast_to(evidence.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
@@ -275,23 +280,29 @@ def _kernel_task(kernel: Any, a: FloatArray, b: FloatArray, arguments: tuple[Any
     return out
 
 
-def _walk(a: FloatArray, b: FloatArray, betas: FloatArray, options: Options, n_rows: int) -> FloatArray:
+def _walk(a: FloatArray, b: FloatArray, betas: FloatArray, options: Options, n_rows: int, moments: bool) -> FloatArray:
     """Columns of ``kernels.path`` at every point of every row; a long row is shared out by points, each with its successor."""
     count = len(betas)
     if a.shape[1] <= TASK_ENTRIES:
         calls = [
-            (path_rows, _part(a, first, last), _part(b, first, last), (betas,), ((last - first) * count, N_POINT))
+            (path_rows, _part(a, first, last), _part(b, first, last), (betas, moments), ((last - first) * count, N_POINT))
             for first, last in row_ranges(n_rows, a.shape[1] * count)
         ]
         parts = run(_kernel_task, calls, options.executor)
         return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
-    ranges = [(first, min(first + 16, count)) for first in range(0, count, 16)]
+    ranges = [(first, min(first + 64, count)) for first in range(0, count, 64)]
     calls = [
-        (path_rows, _part(a, i, i + 1), _part(b, i, i + 1), (betas[first : last + 1],), (min(last + 1, count) - first, N_POINT))
+        (
+            path_rows,
+            _part(a, i, i + 1),
+            _part(b, i, i + 1),
+            (betas[first : last + 1], moments),
+            (min(last + 1, count) - first, N_POINT),
+        )
         for i in range(n_rows)
         for first, last in ranges
     ]
-    parts = [part[:16] for part in run(_kernel_task, calls, options.executor)]
+    parts = [part[:64] for part in run(_kernel_task, calls, options.executor)]
     return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
 
 

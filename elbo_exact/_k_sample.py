@@ -38,28 +38,22 @@ def _gaps(
     return gaps.reshape(-1, len(counts)), bounds.reshape(-1, len(counts)), wide, batch
 
 
-def k_sample_results(
-    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int, side: str, options: Options
-) -> BoundResults:
+def k_sample_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int, side: str, options: Options) -> BoundResults:
     """L_K or U_K."""
     gaps, bounds, evidence, batch = _gaps(log_joint, log_q, [count], side, options)
     return from_gap(side, gaps[:, 0], bounds[:, 0], evidence[:, 0], evidence[:, 1], batch)
 
 
-def jackknife_results(
-    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int, order: int, options: Options
-) -> BoundResults:
+def jackknife_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int, order: int, options: Options) -> BoundResults:
     """The combination of order m; its gap may have either sign."""
     if order >= count:
         raise ValueError(f"order must be below num_samples {count}; got {order}.")
     gaps, bounds, evidence, batch = _gaps(log_joint, log_q, [count - j for j in range(order + 1)], "lower", options)
-    factors = [
-        (-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j)) for j in range(order + 1)
-    ]
+    factors = [(-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j)) for j in range(order + 1)]
     with np.errstate(all="ignore"):
         gap = np.where((gaps == np.inf).any(axis=1), np.inf, gaps @ np.array(factors))
         error = bounds @ np.abs(factors) + (order + 3) * U * (np.abs(gaps) @ np.abs(factors))
     exact = ((gaps == np.inf) & (bounds == 0.0)).any(axis=1)
-    return from_gap(
-        "lower", gap, np.where(exact, 0.0, 1.01 * error), evidence[:, 0], evidence[:, 1], batch
-    )._replace(side="estimate")
+    return from_gap("lower", gap, np.where(exact, 0.0, 1.01 * error), evidence[:, 0], evidence[:, 1], batch)._replace(
+        side="estimate"
+    )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._sums import weighted_sum
 from elbo_exact._bound_results import (
     BoundResults,
     Options,
@@ -28,6 +27,7 @@ from elbo_exact._bound_results import (
 from elbo_exact._engine import shaped
 from elbo_exact._k_sample import k_sample_results
 from elbo_exact._plain import plain
+from elbo_exact._sums import weighted_sum
 from elbo_exact._theorems import Check, verified
 from elbo_exact._validate import FloatArray, integer, one_of, real_array
 from elbo_exact.errors import LogTableError

@@ -355,7 +355,9 @@ def jackknife(
     Nowozin (2018), ICLR, equation 12.
     """
     options = Options(unnormalized)
-    return _value(jackknife_results(log_joint, log_q, integer(num_samples, "num_samples", 1), integer(order, "order", 0), options))
+    return _value(
+        jackknife_results(log_joint, log_q, integer(num_samples, "num_samples", 1), integer(order, "order", 0), options)
+    )
 
 
 def sumo(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, terms: int, *, unnormalized: bool = False) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,7 @@ def path_mean(a: Sequence[float], b: Sequence[float], beta: float) -> tuple[Any,
 def tvo(a: Sequence[float], b: Sequence[float], betas: Sequence[float], side: str) -> Any:
     """Left or right Riemann sum."""
     points = [mpmath.mpf(float(x)) for x in betas]
-    steps = zip(points[:-1], points[1:], strict=True)
+    steps = itertools.pairwise(points)
     return mpmath.fsum((high - low) * path_mean(a, b, low if side == "lower" else high)[0] for low, high in steps)
 
 

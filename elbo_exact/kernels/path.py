@@ -29,20 +29,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from elbo_exact.kernels._jit import FLOAT, OUT2, ROW, TABLE, kernel, void
+from elbo_exact.kernels._jit import BOOL, FLOAT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, state_ratio, table_row
 from elbo_exact.kernels.plain import plain_divergence
-from elbo_exact.kernels.reduce import log_evidence_of, sum_error
+from elbo_exact.kernels.reduce import log_evidence_of
 from elbo_exact.kernels.scalar import exp, log, log1p, phi_parts, weight
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, clear, fold, halve, kappa
+from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, clear, fold, halve, kappa, raise_once
 
 __all__ = ["N_POINT", "POINT_GAP", "POINT_MEAN", "POINT_VARIANCE", "mixed_log_sum_rows", "path_rows"]
 
 POINT_MEAN, POINT_VARIANCE, POINT_GAP, N_POINT = 0, 2, 4, 6  # a value, then its bound
 # Sums of a pass: compensated ones first, then plain ones. NEXT_* belong to the weights of the next point.
 NEXT, NEXT_E, PHI, SQUARE = 0, 2, 4, 6
-NEXT_ABS_E, NEXT_H, ABS_T, H, PHI_H, ABS_T_H, SQUARE_H, N_PASS = range(8, 16)
+ABS_T, H, PHI_H, ABS_T_H, SQUARE_H, N_PASS = range(8, 14)
 WEIGHT, EVEN, ODD, CENTERED = range(4)  # tiles that carry a block
 FAR = 600.0
 
@@ -73,7 +73,7 @@ def first_top(e, y0, beta):
 
 
 @kernel
-def block_pass(lanes, carried, e, y0, w, m, step, size, beta, top, s, after):
+def block_pass(lanes, carried, e, y0, w, m, step, size, beta, top, s, after, moments):
     """The terms of one block at a point, the weights of the next point, and the largest log weight after that."""
     for j in range(e.size):
         carried[WEIGHT, j] = weight(y0[j] + beta * e[j], top)
@@ -84,25 +84,24 @@ def block_pass(lanes, carried, e, y0, w, m, step, size, beta, top, s, after):
         x, t, now, then = e[j], carried[CENTERED, j], w[j], carried[WEIGHT, j]
         h = 3.1 + 2.0 * abs(y0[j]) + size * abs(x)
         term = plain_divergence(carried[EVEN, j], carried[ODD, j], step * t, now, then, s)
-        square = now * (t * t)
         add_weight(lanes, NEXT, j, then)
         add(lanes, NEXT_E, j, then * x)
         add_weight(lanes, PHI, j, term if term > 0.0 else 0.0)
-        add_weight(lanes, SQUARE, j, square)
-        lanes[NEXT_ABS_E, j] += then * abs(x)
-        lanes[NEXT_H, j] += then * h
         lanes[ABS_T, j] += now * abs(t)
         lanes[H, j] += now * h
         lanes[PHI_H, j] += term * h
         lanes[ABS_T_H, j] += now * abs(t) * h
-        lanes[SQUARE_H, j] += square * h
+        if moments:
+            square = now * (t * t)
+            add_weight(lanes, SQUARE, j, square)
+            lanes[SQUARE_H, j] += square * h
         ahead = y0[j] + after * x
         lanes[N_PASS, j] = ahead if ahead > lanes[N_PASS, j] else lanes[N_PASS, j]
         w[j] = then
 
 
 @kernel
-def path_pass(e, y0, w, m, step, size, beta, top, s, after, sums):
+def path_pass(e, y0, w, m, step, size, beta, top, s, after, moments, sums):
     """All sums of one pass over the states; w holds the weights of the point and receives those of the next."""
     lanes, carried = tiles(), tiles()
     clear(lanes, 0, N_PASS)
@@ -110,11 +109,11 @@ def path_pass(e, y0, w, m, step, size, beta, top, s, after, sums):
         lanes[N_PASS, j] = -INF
     for start in range(0, e.size, LANES):
         part = slice(start, start + LANES)
-        block_pass(lanes, carried, e[part], y0[part], w[part], m, step, size, beta, top, s, after)
+        block_pass(lanes, carried, e[part], y0[part], w[part], m, step, size, beta, top, s, after, moments)
     for column in (NEXT, NEXT_E, PHI, SQUARE):
         high, low = halve(lanes, column)
         sums[column] = high + low
-    for column in range(NEXT_ABS_E, N_PASS):
+    for column in range(ABS_T, N_PASS):
         sums[column] = fold(lanes, column)
     ahead = -INF
     for j in range(LANES):
@@ -123,19 +122,12 @@ def path_pass(e, y0, w, m, step, size, beta, top, s, after, sums):
 
 
 @kernel
-def point_mean(sums, n, delta):
-    """(m, E |e|, error of the sums) of the point whose weights a pass has just computed."""
-    total = sums[NEXT]
-    mean_size = sums[NEXT_ABS_E] / total
-    return sums[NEXT_E] / total, mean_size, mean_size * (4.0 * U + 2.0 * kappa(n) + n * ETA) + 4.0 * n * ETA
-
-
-@kernel
-def finish_point(sums, total, m, mean_size, own_error, delta, size, step, log_s, s_error, far, n, out):
+def finish_point(sums, total, m, delta, size, step, log_s, s_error, far, largest_h, n, out):
     """Mean, variance and divergence of a point, each with its bound, from the pass that went over it."""
     tiny = 8.0 * n * ETA * (1.0 + size)
     mean_h, abs_t, shift = U * sums[H] / total, sums[ABS_T] / total, size * delta
-    out[POINT_MEAN] = m
+    out[POINT_MEAN], mean_size = m, abs_t + abs(m)  # E |e| <= E |t| + |m|
+    own_error = mean_size * (4.0 * U + 2.0 * kappa(n) + n * ETA) + 4.0 * n * ETA
     error = 1.01 * (U * sums[ABS_T_H] / total + 2.0 * shift * abs_t + U * mean_size + delta + own_error)
     out[POINT_MEAN + 1] = error
     sum_errors = mean_h + 3.0 * shift + 8.0 * U + 2.0 * kappa(n)
@@ -152,7 +144,7 @@ def finish_point(sums, total, m, mean_size, own_error, delta, size, step, log_s,
     offset, mu = abs(step) * (U * abs(m) + delta), abs(step) * error
     if far:
         value = (log_s + log(sums[NEXT])) - log(total)
-        bound = U * sums[NEXT_H] / sums[NEXT] + sum_errors + 2.0 * shift + mu + s_error + 8.0 * U
+        bound = U * largest_h + sum_errors + 2.0 * shift + mu + s_error + 8.0 * U
         bound += 4.0 * U * (abs(log(sums[NEXT])) + abs(log(total)) + abs(value))
     else:
         d = sums[PHI] / total
@@ -170,15 +162,28 @@ def is_unknown(sums, out):
 
 
 @kernel
-def walk(e, y0, w, betas, delta, sums, out):
-    """Every point of a path in its order: mean, variance, and divergence from the next point (0 at the last)."""
+def largest_sizes(e, y0):
+    """(max |e|, max |y0|)."""
+    size_e, size_y = 0.0, 0.0
+    for j in range(e.size):
+        size_e, size_y = max(size_e, abs(e[j])), max(size_y, abs(y0[j]))
+    return size_e, size_y
+
+
+@kernel
+def walk(e, y0, w, betas, delta, moments, sums, out):
+    """Every point of a path in its order: mean, variance, and divergence from the next point.
+
+    ``moments`` is a constant in each caller; without them the last point, which has no next one, costs no pass.
+    """
     n, points = e.size, betas.size
     w[:] = 0.0
+    size_e, size_y = largest_sizes(e, y0)
     top = first_top(e, y0, betas[0])
-    ahead = path_pass(e, y0, w, 0.0, 0.0, 0.0, betas[0], top, 1.0, betas[min(1, points - 1)], sums)
-    for k in range(points):
+    ahead = path_pass(e, y0, w, 0.0, 0.0, 0.0, betas[0], top, 1.0, betas[min(1, points - 1)], moments, sums)
+    for k in range(points if moments else points - 1):
         total = sums[NEXT]
-        m, mean_size, own_error = point_mean(sums, n, delta)
+        m = sums[NEXT_E] / total
         following = betas[min(k + 1, points - 1)]
         step, beta_size = following - betas[k], max(abs(betas[k]), abs(following))
         log_s = (ahead - top) - step * m
@@ -186,17 +191,17 @@ def walk(e, y0, w, betas, delta, sums, out):
         s = 1.0 if far else exp(log_s)
         s_error = 2.0 * U + 2.0 * U * (abs(ahead) + abs(top) + abs(step * m))
         top = ahead
-        ahead = path_pass(
-            e, y0, w, m, step, 3.0 * beta_size, following, top, s, betas[min(k + 2, points - 1)], sums
-        )
-        finish_point(sums, total, m, mean_size, own_error, delta, beta_size, step, log_s, s_error, far, n, out[k])
+        after = betas[min(k + 2, points - 1)]
+        ahead = path_pass(e, y0, w, m, step, 3.0 * beta_size, following, top, s, after, moments, sums)
+        largest_h = 3.1 + 2.0 * size_y + 3.0 * beta_size * size_e
+        finish_point(sums, total, m, delta, beta_size, step, log_s, s_error, far, largest_h, n, out[k])
         if is_unknown(sums, out[k]):
             out[k, 0::2] = np.nan
             out[k, 1::2] = INF
 
 
-@kernel(void(TABLE, TABLE, ROW, OUT2))
-def path_rows(log_joint, log_q, betas, out):
+@kernel(void(TABLE, TABLE, ROW, BOOL, OUT2))
+def path_rows(log_joint, log_q, betas, moments, out):
     """``walk`` over the common support of every row; results of row i and point k in out[i * betas.size + k].
 
     The mean is of log(p/q), both normalized on their own support; NaN where they share no state.
@@ -215,11 +220,46 @@ def path_rows(log_joint, log_q, betas, out):
         count, delta = shared_states(a, b, top_a, top_b, log_a - log_b, e, y0)
         if count == 0 or not delta < INF:
             continue
-        walk(e[:count], y0[:count], w[:count], betas, delta, sums, rows)
+        if moments:
+            walk(e[:count], y0[:count], w[:count], betas, delta, True, sums, rows)
+        else:
+            walk(e[:count], y0[:count], w[:count], betas, delta, False, sums, rows)
         # the pivot log A - log W is off by the errors of the two log sums
         off = log_evidence_of(0.0, rest_a, log_a, n)[1] + log_evidence_of(0.0, rest_b, log_b, n)[1]
         for k in range(points):
             rows[k, POINT_MEAN + 1] += 1.01 * (off + U * abs(log_a - log_b))
+
+
+@kernel
+def mix_block(lanes, a, b, alpha, rest_weight, mixed, count):
+    """One block of ``mix``; how many entries are not below +inf."""
+    unknown = 0
+    for j in range(count):
+        x, y = alpha * b[j], rest_weight * a[j]
+        z = x + y
+        own = 2.0 * abs(x) + 3.0 * abs(y)
+        mixed[j] = z
+        lanes[0, j] = own if (own > lanes[0, j] and own < INF) else lanes[0, j]
+        unknown += 0 if z < INF else 1
+    return unknown
+
+
+@kernel
+def mix(a, b, alpha, rest_weight, mixed):
+    """The mixed log weights of a row: (largest finite 2 |alpha b| + 3 |(1 - alpha) a|, how many are not below +inf)."""
+    lanes = tiles()
+    clear(lanes, 0, 1)
+    unknown = 0
+    for start in range(0, a.size, LANES):
+        x, y, z = a[start : start + LANES], b[start : start + LANES], mixed[start : start + LANES]
+        unknown += mix_block(lanes, x, y, alpha, rest_weight, z, LANES if x.size == LANES else x.size)
+    raise_once(lanes, 32)
+    raise_once(lanes, 16)
+    raise_once(lanes, 8)
+    raise_once(lanes, 4)
+    raise_once(lanes, 2)
+    raise_once(lanes, 1)
+    return lanes[0, 0], unknown
 
 
 @kernel(void(TABLE, TABLE, FLOAT, OUT2))
@@ -233,13 +273,7 @@ def mixed_log_sum_rows(log_joint, log_q, alpha, out):
     mixed, rest_weight = np.empty(n), 1.0 - alpha
     for i in range(out.shape[0]):
         a, b = table_row(log_joint, i), table_row(log_q, i)
-        size, unknown = 0.0, 0
-        for z in range(n):
-            x, y = alpha * b[z], rest_weight * a[z]
-            mixed[z] = x + y
-            own = 2.0 * abs(x) + 3.0 * abs(y)
-            size = own if (own > size and own < INF) else size
-            unknown += 1 if not mixed[z] < INF else 0
+        size, unknown = mix(a, b, alpha, rest_weight, mixed)
         if unknown > 0:
             out[i, 0], out[i, 1] = np.nan, INF
             continue

@@ -174,9 +174,12 @@ def row_largest_ratio(a, b, weights, partials):
 
 @kernel
 def row_renyi(a, b, alpha, weights, partials):
-    """(value, bound) of D_alpha(q || p) for any order but 1: +inf included; orders below 1/2 by skew symmetry."""
+    """(value, bound) of D_alpha(q || p) for any order but 1: infinities included; orders below 1/2 by skew symmetry."""
     if alpha == INF:
         return row_largest_ratio(a, b, weights, partials)
+    if alpha == -INF:
+        value, bound = row_largest_ratio(b, a, weights, partials)
+        return 0.0 - value, bound
     direct = alpha >= 0.5
     value, bound = row_log_moment(a if direct else b, b if direct else a, 1.0 - alpha if direct else alpha, weights, partials)
     value = value / (alpha - 1.0) + 0.0  # + 0.0 turns -0.0 into 0.0
