@@ -67,8 +67,9 @@ def _side(rung: Any, place: Place) -> Check:
 def _ordered(low: Place, high: Place) -> Check:
     """low <= high in every row; rows without a posterior and values without a bound say nothing."""
     room = np.where(low.offset == high.offset, 0.0, high.offset - low.offset)
-    allowed = low.error + high.error + 2.0 * U * (np.abs(low.offset) + np.abs(high.offset))
-    silent = np.isnan(room) | ~(allowed < np.inf) & ~np.isinf(room)
+    errors = low.error + high.error
+    allowed = errors + 2.0 * U * (np.abs(low.offset) + np.abs(high.offset))
+    silent = np.isnan(room) | ~(errors < np.inf)  # an infinity with a bound of 0 is exact, one without a bound is unknown
     holds = bool(((room >= -np.where(allowed < np.inf, allowed, 0.0)) | silent).all())
     known = room[~np.isnan(room)]
     return Check(f"{low.label} <= {high.label}", float(known.min(initial=np.inf)), holds)
