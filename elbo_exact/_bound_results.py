@@ -168,8 +168,10 @@ def _core_results(
     side: str, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options, gap: int, value: int
 ) -> BoundResults:
     results, batch = pair_results(log_joint, log_q, side == "upper", options.unnormalized, options.nan_policy, options.executor)
-    columns = [results[:, k] for k in (gap, gap + 1, value, value + 1, OUT_EVIDENCE, OUT_EVIDENCE + 1)]
-    return BoundResults(side, *columns, batch)
+    g, g_error, v, v_error, e, e_error = (
+        results[:, k] for k in (gap, gap + 1, value, value + 1, OUT_EVIDENCE, OUT_EVIDENCE + 1)
+    )
+    return BoundResults(side, g, g_error, v, v_error, e, e_error, batch)
 
 
 @np.errstate(all="ignore")

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,9 +189,9 @@ def ladder(
     >>> for rung in found.rungs:
     ...     print(f"{rung.label:30} {rung.side:6} {rung.value:.6f}")
     elbo                           lower  -1.060132
-    tvo(betas=10, side=lower)      lower  -0.930148
+    tvo(betas=10, side=lower)      lower  -0.930086
     log_evidence                   exact  -0.916291
-    tvo(betas=10, side=upper)      upper  -0.902683
+    tvo(betas=10, side=upper)      upper  -0.902621
     eubo                           upper  -0.785479
     >>> all(check.holds for check in found.verify())
     True
@@ -200,7 +201,7 @@ def ladder(
     rungs, counts = [], None
     for name, parameters, cost, compute in plan:
         start = time.perf_counter()
-        results = compute(log_joint, log_q, options)
+        results = compute(log_joint, log_q, options=options)
         seconds = time.perf_counter() - start
         if counts is None:
             counts = _counts(weights, results.batch)
@@ -221,33 +222,33 @@ def _plan(
     orders: Sequence[int],
     cubo_orders: Sequence[float],
     include: Sequence[str],
-) -> list[tuple[str, dict[str, Any], int, Callable[[Any, Any, Options], BoundResults]]]:
+) -> list[tuple[str, dict[str, Any], int, Callable[..., BoundResults]]]:
     """(name, parameters, passes over the states, function) of every rung; the ELBO serves for the exact value if nothing else."""
     for name in include:
         one_of(name, "include", FAMILIES)
-    plan: list[tuple[str, dict[str, Any], int, Callable[[Any, Any, Options], BoundResults]]] = []
+    plan: list[tuple[str, dict[str, Any], int, Callable[..., BoundResults]]] = []
     if "elbo" in include:
         plan.append(("elbo", {}, 1, elbo_results))
     if "eubo" in include:
         plan.append(("eubo", {}, 1, eubo_results))
     for alpha in alphas if "renyi" in include else ():
-        plan.append(("renyi", {"alpha": float(alpha)}, 1, lambda a, b, o, x=float(alpha): renyi_bound_results(a, b, x, o)))
+        plan.append(("renyi", {"alpha": float(alpha)}, 1, partial(renyi_bound_results, alpha=float(alpha))))
     for n in cubo_orders if "cubo" in include else ():
         if not n > 1.0:
             raise ValueError(f"cubo_orders must be above 1; got {n!r}.")
-        plan.append(("cubo", {"n": float(n)}, 1, lambda a, b, o, x=float(n): renyi_bound_results(a, b, 1.0 - x, o)))
+        plan.append(("cubo", {"n": float(n)}, 1, partial(renyi_bound_results, alpha=1.0 - float(n))))
     for k in orders if "perturbative" in include else ():
-        plan.append(("perturbative", {"order": k}, 2 * k, lambda a, b, o, x=k: perturbative_results(a, b, x, o)))
+        plan.append(("perturbative", {"order": k}, 2 * k, partial(perturbative_results, order=k)))
     for steps in betas if "tvo" in include else ():
         points = schedule(steps)
         for side in ("lower", "upper"):
             shown = steps if isinstance(steps, (int, np.integer)) else points
             plan.append(("tvo", {"betas": shown, "side": side}, points.size - 1,
-                         lambda a, b, o, x=points, s=side: tvo_results(a, b, x, s, False, o)))  # fmt: skip
+                         partial(tvo_results, betas=points, side=side, restricted=False)))  # fmt: skip
     for k in num_samples if "iwae" in include else ():
         count = integer(k, "num_samples", 1)
         for name, side in (("iwae", "lower"), ("iwae_upper", "upper")):
-            plan.append((name, {"num_samples": count}, 250, lambda a, b, o, x=count, s=side: k_sample_results(a, b, x, s, o)))
+            plan.append((name, {"num_samples": count}, 250, partial(k_sample_results, count=count, side=side)))
     if not plan:
         raise ValueError("include must name at least one family with a parameter; got none.")
     return plan
@@ -256,10 +257,25 @@ def _plan(
 def _rung(
     name: str, parameters: dict[str, Any], results: BoundResults, counts: FloatArray, states: int, seconds: float
 ) -> Rung:
-    columns = [shaped(c, results.batch) for c in (results.value, results.value_error, results.gap, results.gap_error)]
+    columns = (results.value, results.value_error, results.gap, results.gap_error)
+    value, error, gap, gap_error = (shaped(column, results.batch) for column in columns)
     total, total_error = weighted_sum(counts, results.value, results.value_error)
     total_gap, total_gap_error = weighted_sum(counts, results.gap, results.gap_error)
-    return Rung(name, parameters, results.side, *columns, total, total_error, total_gap, total_gap_error, states, seconds)
+    return Rung(
+        name,
+        parameters,
+        results.side,
+        value,
+        error,
+        gap,
+        gap_error,
+        total,
+        total_error,
+        total_gap,
+        total_gap_error,
+        states,
+        seconds,
+    )
 
 
 def _counts(weights: npt.ArrayLike | None, batch: tuple[int, ...]) -> FloatArray:

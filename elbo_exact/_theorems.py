@@ -67,8 +67,9 @@ def _side(rung: Any, place: Place) -> Check:
 def _ordered(low: Place, high: Place) -> Check:
     """low <= high in every row; rows without a posterior and values without a bound say nothing."""
     room = np.where(low.offset == high.offset, 0.0, high.offset - low.offset)
-    allowed = low.error + high.error + 2.0 * U * (np.abs(low.offset) + np.abs(high.offset))
-    silent = np.isnan(room) | ~(allowed < np.inf) & ~np.isinf(room)
+    errors = low.error + high.error
+    allowed = errors + 2.0 * U * (np.abs(low.offset) + np.abs(high.offset))
+    silent = np.isnan(room) | ~(errors < np.inf)  # an infinity with a bound of 0 is exact, one without a bound is unknown
     holds = bool(((room >= -np.where(allowed < np.inf, allowed, 0.0)) | silent).all())
     known = room[~np.isnan(room)]
     return Check(f"{low.label} <= {high.label}", float(known.min(initial=np.inf)), holds)
@@ -106,18 +107,21 @@ def _nested(sums: list[Any], ends: dict[str, list[Place]], places: dict[int, Pla
                 yield (outer, inner) if side == "lower" else (inner, outer)
 
 
-@np.errstate(all="ignore")
 def _bounded(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator[tuple[str, Place, Place]]:
     """EUBO gap <= n/(n - 1) CUBO_n gap, and U_K gap <= log(1 + chi2/K) with chi2 = expm1(2 CUBO_2 gap)."""
     for chi in by_name.get("cubo", []):
         n, place = chi.parameters["n"], places[id(chi)]
         for top in by_name.get("eubo", []):
             factor = n / (n - 1.0)
-            larger = place._replace(offset=factor * place.offset, error=1.01 * factor * place.error + 4.0 * U * place.offset)
+            with np.errstate(all="ignore"):
+                error = 1.01 * factor * place.error + 4.0 * U * place.offset
+                larger = place._replace(offset=factor * place.offset, error=error)
             yield f"gap of {top.label} <= {factor:g} times that of {chi.label}", places[id(top)], larger
         for top in by_name.get("iwae_upper", []) if n == 2.0 else []:
             k = top.parameters["num_samples"]
-            chi2 = np.expm1(2.0 * place.offset)
-            value = np.where(chi2 < np.inf, np.log1p(chi2 / k), np.inf)
-            larger = place._replace(offset=value, error=2.02 * place.error + 16.0 * U * (value + 1.0) * np.minimum(1.0, value))
+            with np.errstate(all="ignore"):
+                chi2 = np.expm1(2.0 * place.offset)
+                value = np.where(chi2 < np.inf, np.log1p(chi2 / k), np.inf)
+                error = 2.02 * place.error + 16.0 * U * (value + 1.0) * np.minimum(1.0, value)
+                larger = place._replace(offset=value, error=error)
             yield f"gap of {top.label} <= log(1 + chi2/{k})", places[id(top)], larger

@@ -11,13 +11,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elbo_exact._ladder import Ladder
 from elbo_exact._study.result import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_target", "density", "figure", "gaps", "legend", "marginals", "new_figure", "save", "save_canvas", "traces"]
+__all__ = [
+    "check_target",
+    "density",
+    "figure",
+    "gaps",
+    "legend",
+    "marginals",
+    "new_figure",
+    "rungs",
+    "save",
+    "save_canvas",
+    "save_ladder",
+    "traces",
+]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -173,6 +187,30 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 def save(study: Study, path: str | os.PathLike[str]) -> None:
     """Draw the study into a file, which appears complete or not at all."""
     save_canvas(figure(study), check_target(path))
+
+
+def rungs(ladder: Ladder, ax: Axes | None = None) -> Axes:
+    """Value of every bound of a ladder minus log p(x), lowest first; lower bounds point up, upper ones down; infinities are left out."""
+    ax = _axes(ax)
+    exact = next(r.total for r in ladder.rungs if r.side == "exact")
+    shown = [r for r in ladder.rungs if math.isfinite(r.total)]
+    for side, color, marker in (("lower", "#0072B2", "^"), ("exact", "#009E73", "D"), ("upper", "#D55E00", "v")):
+        places = [(r.total - exact, i) for i, r in enumerate(shown) if r.side == side]
+        if places:
+            ax.plot(*zip(*places, strict=True), marker, color=color, linestyle="none", label=side)
+    ax.axvline(0.0, color="0.4", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(shown)), [r.label for r in shown])
+    ax.set_xlabel("nats from log p(x)")
+    legend(ax, 3)
+    return ax
+
+
+def save_ladder(ladder: Ladder, path: str | os.PathLike[str]) -> None:
+    """Draw a ladder into a file, which appears complete or not at all."""
+    target = check_target(path)
+    canvas = new_figure((8.0, 1.6 + 0.27 * len(ladder.rungs)))
+    rungs(ladder, canvas.add_subplot())
+    save_canvas(canvas, target)
 
 
 def save_canvas(canvas: Figure, target: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,3 +122,13 @@ def test_exports_say_the_same() -> None:
         found["iwae"]
     with pytest.raises(ValueError, match="include must be one of"):
         bounds.ladder([0.0], [0.0], include=("elbow",))
+
+
+def test_a_ladder_is_drawn(tmp_path: Path) -> None:
+    plot = pytest.importorskip("elbo_exact.plot")
+    pytest.importorskip("matplotlib")
+    found = bounds.ladder([0.0, -1.0], [0.0, -INF], include=("elbo", "eubo", "tvo"))
+    axes = plot.rungs(found)
+    assert [text.get_text() for text in axes.get_yticklabels()] == [r.label for r in found.rungs if math.isfinite(r.total)]
+    plot.save_ladder(found, tmp_path / "ladder.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["ladder.png"]
