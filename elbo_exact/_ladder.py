@@ -125,13 +125,15 @@ class Ladder:
         return text.getvalue()
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, timing: bool = True) -> str:
         """An aligned table of the totals; the errors bound the rounding."""
-        cells = [["bound", "side", "value", "±", "gap", "±", "states", "ms"]]
+        cells = [["bound", "side", "value", "±", "gap", "±", "states", *(["ms"] if timing else [])]]
         for r in self.rungs:
             gap = ["", ""] if r.side == "exact" else [f"{r.total_gap:.6g}", f"{r.total_gap_error:.0e}"]
-            cells.append(
-                [r.label, r.side, f"{r.total:.12g}", f"{r.total_error:.0e}", *gap, str(r.states), f"{1e3 * r.seconds:.3g}"]
-            )
+            spent = [f"{1e3 * r.seconds:.3g}"] if timing else []
+            cells.append([r.label, r.side, f"{r.total:.12g}", f"{r.total_error:.0e}", *gap, str(r.states), *spent])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))

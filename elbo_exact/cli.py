@@ -56,6 +56,17 @@ def parser() -> argparse.ArgumentParser:
     audit.add_argument("--unnormalized", action="store_true", help="log_q holds logits")
     audit.add_argument("--certify", choices=["arb"], help="correctly rounded values through ball arithmetic")
 
+    bounds = _command(commands, "bounds", _bounds, "every bound on log p(x) around the exact value, with gap, error and cost")
+    bounds.add_argument(
+        "what",
+        nargs="?",
+        default="asia",
+        metavar="PROBLEM|FILE.npz",
+        help="a problem of the gallery or your own tables, default %(default)s",
+    )
+    bounds.add_argument("--plot", metavar="FILE", help="also draw it into a .png, .pdf or .svg file")
+    bounds.add_argument("--unnormalized", action="store_true", help="log_q of the file holds logits")
+
     gallery = _command(commands, "gallery", _gallery, "list the problems, or show one")
     gallery.add_argument("name", nargs="?", metavar="NAME", help="show description, source and reference numbers")
 
@@ -121,6 +132,24 @@ def _audit(options: argparse.Namespace) -> int:
     result = audit(log_joint, log_q, unnormalized=options.unnormalized, certify=options.certify)
     _print(options, result.to_dict, lambda: audit_text(result))
     return OK if bounds_hold(result) else VIOLATED
+
+
+def _bounds(options: argparse.Namespace) -> int:
+    from elbo_exact import plot
+    from elbo_exact._npz import read_tables
+    from elbo_exact._study import study
+    from elbo_exact.bounds import ladder
+    from elbo_exact.report import ladder_text
+
+    target = plot.check_target(options.plot) if options.plot else None
+    if options.what.endswith(".npz"):
+        result = ladder(*read_tables(options.what), unnormalized=options.unnormalized)
+    else:
+        result = study(options.what).ladder
+    if target is not None:
+        plot.save_ladder(result, target)
+    _print(options, result.to_dict, lambda: ladder_text(result))
+    return OK if all(check.holds for check in result.verify()) else VIOLATED
 
 
 def _gallery(options: argparse.Namespace) -> int:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from elbo_exact._audit import Audit
+from elbo_exact._ladder import Ladder
 from elbo_exact._study.fits import ModelFit
 from elbo_exact._study.result import Approximation, Study
 from elbo_exact.gallery import Answer, Problem
 
-__all__ = ["audit_text", "fields_text", "gallery_text", "problem_text", "study_text"]
+__all__ = ["audit_text", "fields_text", "gallery_text", "ladder_text", "problem_text", "study_text"]
 
 WIDTH = 118
 SHOWN_ROWS, SHOWN_STEPS, SHOWN_STATES = 20, 8, 20
@@ -36,7 +37,7 @@ def study_text(study: Study) -> str:
     parts.append(_posteriors(study))
     parts.append(f"Three q's for each row, in nats; ± bounds the rounding error, given the table log p(x, z).\n{LEGEND}.")
     parts += [f"q = {part.name}: {part.meaning}\n{_bounds(part, study)}" for part in study.approximations]
-    parts += [_checks(study), _paragraph(study.sentence)]
+    parts += [_ladder(study.ladder), _checks(study), _paragraph(study.sentence)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -84,6 +85,18 @@ def problem_text(problem: Problem) -> str:
     rows = [[_what(answer), _origin(answer), answer.value] for answer in problem.answers]
     table = _table(_transposed([["answer", "origin", "value"], *rows]), left=(0, 1))
     return f"{_heading(problem)}\n{_paragraph(problem.license)}\n\n{table}"
+
+
+def ladder_text(ladder: Ladder) -> str:
+    """Bounds around log p(x), the lowest first, and whether the theorems between them hold.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> print(ladder_text(ee.bounds.ladder(np.log([0.3, 0.1]), np.log([0.5, 0.5]), include=["elbo"])).splitlines()[-1])
+    All 1 inequalities between them that are theorems hold.
+    """
+    return f"{ladder}\n{_theorems(ladder)}"
 
 
 def fields_text(fields: Mapping[str, Any]) -> str:
@@ -168,6 +181,19 @@ def _bounds(part: Approximation, study: Study) -> str:
     columns = [_row_names(study), _counts(study), *_audit_columns(part.audit)]
     count = [f"{study.counts.sum():g}"] if _counts(study) else []
     return _table([column for column in columns if column], ["total", *count, *_totals(part.total), ""])
+
+
+def _ladder(ladder: Ladder) -> str:
+    """The totals of every bound, and how many of the theorems between them were seen to hold."""
+    return f"Bounds on log p(x) in total, q = prior\n{ladder.text(timing=False)}\n{_theorems(ladder)}"
+
+
+def _theorems(ladder: Ladder) -> str:
+    checks = ladder.verify()
+    broken = [check.statement for check in checks if not check.holds]
+    return _paragraph(
+        f"VIOLATED: {'; '.join(broken)}." if broken else f"All {len(checks)} inequalities between them that are theorems hold."
+    )
 
 
 def _checks(study: Study) -> str:

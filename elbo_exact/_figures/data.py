@@ -36,8 +36,11 @@ def sandwich() -> Columns:
         for side, values, gaps in (("lower", found.lower, -found.lower_gap), ("upper", found.upper, found.upper_gap)):
             _extend(columns, name, f"importance, {side}", side, SAMPLES, values, gaps)
         for side in ("lower", "upper"):
-            for bound, function, options in (("thermodynamic", bounds.tvo, {}), ("annealed", ais, {"space": problem.space})):
-                values = np.array([function(a, b, steps, side=side, **options) for steps in STEPS])
+            ladders = {
+                "thermodynamic": np.array([bounds.tvo(a, b, steps, side) for steps in STEPS]),
+                "annealed": np.array([ais(a, b, steps, space=problem.space, side=side) for steps in STEPS]),
+            }
+            for bound, values in ladders.items():
                 _extend(columns, name, f"{bound}, {side}", side, STEPS, values, values - found.log_evidence)
         single = {
             ("ELBO", "lower"): elbo(a, b),

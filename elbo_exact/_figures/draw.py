@@ -121,9 +121,9 @@ def integrand(columns: Columns) -> Figure:
     knots = list(zip(b[::every], values[::every], strict=True))
     for k, ((left, low), (right, high)) in enumerate(itertools.pairwise(knots)):
         ax.fill_between(
-            [left, right], low, high, color=COLORS[1], alpha=0.35, linewidth=0, label="between the two sums" if k == 0 else None
+            [left, right], low, high, color=COLORS[1], alpha=0.35, linewidth=0, label="between the two sums" if k == 0 else "_"
         )
-        ax.hlines([low], left, right, color=COLORS[0], linewidth=1.4, label="left sum: lower bound" if k == 0 else None)
+        ax.hlines([low], left, right, color=COLORS[0], linewidth=1.4, label="left sum: lower bound" if k == 0 else "_")
         ax.hlines(
             [high],
             left,
@@ -131,7 +131,7 @@ def integrand(columns: Columns) -> Figure:
             color=COLORS[4],
             linewidth=1.4,
             linestyle="dashed",
-            label="right sum: upper bound" if k == 0 else None,
+            label="right sum: upper bound" if k == 0 else "_",
         )
     ax.plot(b, values, color="black", linewidth=1.6, label="E[log w] under q w^b, normalized")
     ax.annotate("ELBO", (b[0], values[0]), (8, -4), textcoords="offset points", va="top")

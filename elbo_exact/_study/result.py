@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from elbo_exact._audit import Audit
+from elbo_exact._ladder import Ladder
 from elbo_exact._plain import plain
 from elbo_exact._study.checks import Check
 from elbo_exact._study.fits import ModelFit
@@ -90,6 +91,8 @@ class Study:
         The prior, a blurred posterior, and the exact posterior, each with an `Audit` and its total.
     checks : tuple of Check
         Each reference number of the problem beside the value found here.
+    ladder : Ladder
+        Every bound on the total log p(x) that the prior as q gives, sorted.
     sentence : str
         What is tight and what is loose.
     """
@@ -104,12 +107,14 @@ class Study:
     states: Mapping[str, tuple[str, ...]]
     approximations: tuple[Approximation, ...]
     checks: tuple[Check, ...]
+    ladder: Ladder
     sentence: str
 
     @property
     def holds(self) -> bool:
-        """Whether all checks agree and every bound holds in every row."""
-        return all(check.agrees for check in self.checks) and all(part.holds for part in self.approximations)
+        """Whether all checks agree, every bound holds in every row, and so do the theorems between the bounds of the ladder."""
+        ordered = all(check.holds for check in self.ladder.verify())
+        return ordered and all(check.agrees for check in self.checks) and all(part.holds for part in self.approximations)
 
     def to_dict(self) -> dict[str, Any]:
         """The study for a strict JSON parser; infinities are the strings "Infinity" and "-Infinity".
@@ -131,6 +136,7 @@ class Study:
             "marginals": self.marginals,
             "approximations": [part.to_dict() for part in self.approximations],
             "checks": [check.to_dict() for check in self.checks],
+            "ladder": [{k: v for k, v in rung.items() if k != "seconds"} for rung in self.ladder.to_dict()["rungs"]],
             "holds": self.holds,
             "sentence": self.sentence,
         }

@@ -14,6 +14,7 @@ from elbo_exact._study.result import Approximation, Study
 from elbo_exact._study.rows import approximations, rows_of
 from elbo_exact._study.words import sentence
 from elbo_exact._validate import integer
+from elbo_exact.bounds import ladder
 from elbo_exact.evidence import posterior_marginals
 from elbo_exact.gallery import Problem, load
 
@@ -90,6 +91,7 @@ def study(
         states=rows.states,
         approximations=tuple(parts),
         checks=checks_of(findings),
+        ladder=ladder(rows.log_joint, rows.log_prior, weights=rows.counts, executor=executor),
         sentence=sentence(parts, rows.counts, rows.names),
     )
 
