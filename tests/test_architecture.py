@@ -31,6 +31,7 @@ LAYERS = [
     {"gallery"},
     {"_study"},
     {"report", "plot", "_npz", "_doctor"},
+    {"_figures"},
     {"cli"},
     {"__main__"},
 ]
@@ -63,6 +64,7 @@ TESTED_ELSEWHERE = {
     "_study": ("test_study.py", "one study, several files"),
     "families": ("test_categorical.py", "the only family"),
     "fit": ("test_fit.py", "one loop, its steps and its result"),
+    "_figures": ("test_figures.py", "numbers, drawings and files of the same figures"),
     "gallery": ("test_gallery.py", "one loader, several formats"),
     "models/_rounding.py": ("test_mixture.py", "rounding bounds of the models' sums"),
     "kernels/pivoted.py": ("test_variational.py", "the gradient; the rest through test_divergence.py"),
