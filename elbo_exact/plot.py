@@ -201,7 +201,8 @@ def rungs(ladder: Ladder, ax: Axes | None = None) -> Axes:
     ax.axvline(0.0, color="0.4", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(shown)), [r.label for r in shown])
     ax.set_xlabel("nats from log p(x)")
-    legend(ax, 3)
+    if shown:
+        legend(ax, 3)
     return ax
 
 

@@ -133,7 +133,7 @@ def test_a_failed_figure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyError):
         list(write(tmp_path))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="existing folder"):
+    with pytest.raises(ValueError, match="folder for the figures must exist"):
         list(write(tmp_path / "nowhere"))
 
 

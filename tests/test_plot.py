@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from studies import study_of
 
+import elbo_exact as ee
 from elbo_exact import plot
 from elbo_exact.gallery import names
 
@@ -124,3 +126,10 @@ def test_pyplot_stays_out() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_ladder_without_a_finite_bound_is_drawn_without_a_legend(tmp_path: Path) -> None:
+    ladder = ee.bounds.ladder([-np.inf, -np.inf], np.log([0.5, 0.5]), include=["elbo", "eubo"])
+    plot.save_ladder(ladder, tmp_path / "nothing.png")  # a legend without entries would warn
+    assert plot.rungs(ladder).get_legend() is None
+    assert (tmp_path / "nothing.png").stat().st_size > 0

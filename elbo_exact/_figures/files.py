@@ -35,6 +35,8 @@ def write(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         Without matplotlib.
     """
     place = Path(folder)
+    if not place.is_dir():
+        raise ValueError(f"the folder for the figures must exist; got {str(folder)!r}; create it first.")
     for name in FIGURES:  # a mistake must show before the work
         check_target(place / f"{name}.png")
     for name, (compute, paint) in FIGURES.items():
