@@ -163,6 +163,8 @@ def ais_results(
 
     For matrices the bounds also cover by how much kernels that are invariant only up to their own rounding can break the order
     lower <= log p(x) <= upper: with sum W = p(x)(1 + eps) and total mass 1 + rho, Jensen's inequality loses at most eps + rho.
+    The log-weight of a path spans no more than the log ratios of the states, so a law that is off by so much moves its variance by
+    at most 2 (eps + rho) times their range squared.
     """
     path, upper = temperatures(betas), one_of(side, "side", SIDES) == "upper"
     repeats = integer(sweeps, "sweeps", 1)
@@ -177,7 +179,15 @@ def ais_results(
         parts = tuple(table[first:last] if len(table) > 1 else table for table in (a, b, matrices))
         calls.append((*parts[:2], parts[2].reshape(-1, a.shape[1]), path, layout, repeats, upper, moments, last - first))
     found = np.concatenate(run(_annealing_task, calls) or [np.empty((0, N_ANNEALED))])
+    found[:, VARIANCE_BOUND] += 2.02 * slack * _range_of_ratios(a, b) ** 2 if slack.any() else 0.0
     return _assembled(found, checked, upper, matrices.shape[1] > 0, slack), batch
+
+
+def _range_of_ratios(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Largest minus smallest log ratio of the states that both allow, for every row; 0 without such states."""
+    common, ratio = (a > -np.inf) & (b > -np.inf), a - b
+    top, bottom = np.max(ratio, axis=1, initial=-np.inf, where=common), np.min(ratio, axis=1, initial=np.inf, where=common)
+    return np.where(top > bottom, top - bottom, 0.0)
 
 
 @np.errstate(all="ignore")
@@ -223,7 +233,7 @@ def temperatures(betas: npt.ArrayLike | int) -> FloatArray:
     ValueError
         A number of steps below 1.
     """
-    if np.ndim(betas) == 0:
+    if isinstance(betas, (int, float, np.number)) or np.ndim(real_array(betas, "betas")) == 0:
         n_steps = integer(betas, "betas", 1)
         return np.arange(n_steps + 1) / n_steps
     path = real_array(betas, "betas")
@@ -247,11 +257,15 @@ def _transitions(
     if kernels is not None and space is not None:
         raise ValueError("kernels and space were both given; pass one of them.")
     if space is not None:
+        if not isinstance(space, LatentSpace):
+            raise TypeError(f"space must be a LatentSpace; got {space!r}; pass LatentSpace(sizes).")
         if space.size != n_states:
             message = f"log_joint must have the {space.size} states of space along axis=-1; got {n_states}."
             raise LogTableError(message, "log_joint", a.shape)
         strides = [math.prod(space.sizes[j + 1 :]) for j in range(space.n_variables)]
         return np.array([*zip(space.sizes, strides, strict=True)], np.float64).reshape(-1, 2), no_matrices, no_slack
+    if kernels is not None and not hasattr(kernels, "__iter__"):
+        raise TypeError(f"kernels must be a sequence of matrices; got {kernels!r}.")
     given = list(kernels) if kernels is not None else []
     if kernels is None and path.size > 2:
         raise ValueError(f"{path.size - 1} steps need kernels or a space; got neither; pass space=LatentSpace(...).")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import evidence_results, pair_results, shaped
+from elbo_exact._mean_field import table_over
 from elbo_exact._validate import FloatArray, broadcast_rows, log_table, real_array, same_states
 from elbo_exact.errors import LogTableError
 from elbo_exact.evidence import log_posterior, posterior
@@ -106,8 +107,9 @@ def missed_mass(
         near = (np.abs(ratio - here) <= 1.01 * slack + cut) & ~unmet
         curve[:, k], curve_error[:, k] = _mass(a, a_error, below)
         curve_error[:, k] += sum(_mass(a, a_error, near))
-    errors = SimpleNamespace(missed=shaped(missed_error, batch), curve=curve_error.reshape(*batch, -1))
-    return MissedMass(shaped(missed, batch), levels, curve.reshape(*batch, -1), errors)
+    shape = (*batch, levels.size)
+    errors = SimpleNamespace(missed=shaped(missed_error, batch), curve=curve_error.reshape(shape))
+    return MissedMass(shaped(missed, batch), levels, curve.reshape(shape), errors)
 
 
 def _normalized(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -196,9 +198,7 @@ def mode_coverage(
     1 1              0.5           0.5
     0 0              0.4           0.1
     """
-    target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
-    if target.shape != (space.size,):
-        raise LogTableError(f"log_joint must have shape ({space.size},), the states of space; got {target.shape}.", "log_joint")
+    target, q = table_over(log_joint, space), table_over(log_q, space, "log_q")
     pair_results(target, q, False, unnormalized, "raise", None)
     p, cube = posterior(target), target.reshape(space.sizes)
     maximal = cube > -np.inf

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import pair_results
-from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, integer, log_table
+from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, integer, log_table, raise_bad_entry
 from elbo_exact.errors import LogTableError
 from elbo_exact.evidence import log_evidence, log_posterior, posterior, posterior_marginals, sample_posterior
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_GAP
@@ -153,7 +153,7 @@ def mean_field(
         raise ValueError("restarts must be at least 1 without a start; got 0.")
     posterior(table)  # refuses an impossible observation
     starts = [_random_start(table, space, generator) for _ in range(n_starts)]
-    given = None if start is None else table_over(start, space, "start")
+    given = None if start is None else _start_table(start, space)
     if given is not None:
         starts.insert(0, posterior_marginals(given, space))
     ends = [_optimum(table, space, *_ascend(table, space, factors, limit)) for factors in starts]
@@ -259,8 +259,19 @@ def _kept(table: FloatArray, space: LatentSpace, start: FloatArray, factors: Seq
     return own if is_product and own.gap < end.gap else end
 
 
+def _start_table(start: npt.ArrayLike, space: LatentSpace) -> FloatArray:
+    """The given start; what is wrong with it is said under its own name."""
+    table = table_over(start, space, "start")
+    raise_bad_entry(table, "start")
+    if table.max() == -np.inf:
+        raise LogTableError("start has no support.", "start")
+    return table
+
+
 def table_over(table: npt.ArrayLike, space: LatentSpace, name: str = "log_joint") -> FloatArray:
     """One row over the states of a space."""
+    if not isinstance(space, LatentSpace):
+        raise TypeError(f"space must be a LatentSpace; got {space!r}; pass LatentSpace(sizes).")
     checked = log_table(table, name)
     if checked.shape != (space.size,):
         raise LogTableError(f"{name} must have shape ({space.size},), the states of space; got {checked.shape}.", name)

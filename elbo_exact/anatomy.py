@@ -12,7 +12,7 @@ import numpy.typing as npt
 from elbo_exact._coverage import MissedMass, ModeCoverage, missed_mass, mode_coverage
 from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
 from elbo_exact._sums import observation_counts, rows_table, weighted_sum
-from elbo_exact._validate import FloatArray, log_table
+from elbo_exact._validate import FloatArray, log_table, same_states
 from elbo_exact.errors import LogTableError
 from elbo_exact.evidence import log_posterior
 from elbo_exact.kernels.pivoted import cross_entropy_rows
@@ -115,9 +115,9 @@ def gap_anatomy(
     approximation         0.0064014569973203511 ± 2.0e-17
     amortization            0.13743957922857003 ± 5.0e-16
     """
-    shared, batch = pair_results(log_joint, log_q_amortized, False, unnormalized, "raise", None)
-    best, best_batch = pair_results(log_joint, log_q_best, False, unnormalized, "raise", None)
-    shape = np.broadcast_shapes(batch, best_batch)
+    shared, batch = _own_gap(log_joint, log_q_amortized, unnormalized, "log_q_amortized")
+    best, best_batch = _own_gap(log_joint, log_q_best, unnormalized, "log_q_best")
+    shape = same_states(np.empty((*batch, 1)), "log_q_amortized", np.empty((*best_batch, 1)), "log_q_best")
     columns = [shaped(r[:, c], b) for r, b in ((shared, batch), (best, best_batch)) for c in (OUT_GAP, OUT_GAP + 1)]
     gap, gap_error, approximation, approximation_error = (np.broadcast_to(column, shape) for column in columns)
     amortization = gap - approximation
@@ -134,6 +134,18 @@ def gap_anatomy(
         amortization[()],
         SimpleNamespace(**{name: np.array(bound)[()] for name, bound in errors.items()}),
     )
+
+
+def _own_gap(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, unnormalized: bool, name: str
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """``pair_results`` of one of the two q, whose complaints name it."""
+    try:
+        return pair_results(log_joint, log_table(log_q, name), False, unnormalized, "raise", None)
+    except LogTableError as error:
+        if error.argument != "log_q":
+            raise
+        raise LogTableError(str(error).replace("log_q", name), name, error.value) from None
 
 
 @dataclass(frozen=True)
@@ -245,6 +257,10 @@ def surgery(
     if q.ndim != 2 or prior.ndim != 1:
         message = f"log_q must have shape (N, S) and log_prior (S,); got {q.shape} and {prior.shape}."
         raise LogTableError(message, "log_q", q.shape)
+    if prior.shape != q.shape[1:]:
+        raise LogTableError(f"log_prior must have shape {q.shape[1:]}, the states of log_q; got {prior.shape}.", "log_prior")
+    if len(q) == 0:
+        raise LogTableError(f"log_q must hold at least one observation; got shape {q.shape}.", "log_q", q.shape)
     refuse_unnormalized_prior(prior)
     expected, batch = pivoted_results(
         cross_entropy_rows, likelihood, q, unnormalized, "raise", None, target_name="log_likelihood"
@@ -252,8 +268,9 @@ def surgery(
     if batch != q.shape[:-1]:
         raise LogTableError(f"log_likelihood must have the shape {q.shape} of log_q; got {likelihood.shape}.", "log_likelihood")
     counts = observation_counts(weights, batch)
-    if not counts.sum() > 0.0:
+    if not (counts > 0.0).any():
         raise LogTableError("weights must not all be zero.", "weights")
+    counts = np.ldexp(counts, -int(np.frexp(counts.max())[1]))  # only their ratios matter: no sum can leave the range
     log_aggregate, shift = _aggregate(q, counts)
     rows = {
         "reconstruction": (0.0 - expected[:, 0], expected[:, 1]),

@@ -207,3 +207,39 @@ def test_surgery_refuses(arguments: tuple[Any, ...], words: str) -> None:
 def test_surgery_refuses_weights_that_sum_to_zero() -> None:
     with pytest.raises(LogTableError, match="must not all be zero"):
         surgery(np.zeros((1, 2)), np.log([0.5, 0.5]), np.log([[0.5, 0.5]]), weights=[0.0])
+
+
+@pytest.mark.parametrize("role", ["log_q_best", "log_q_amortized"])
+def test_gap_anatomy_names_the_q_at_fault(role: str) -> None:
+    good = np.log([0.5, 0.5])
+    for bad, words in (
+        ([math.nan, 0.0], " contains NaN"),
+        (good + 1.0, " sums to 2.72"),
+        ([-INF, -INF], " has no support"),
+        ([0.0], r" must have the same shape as log_joint \(2,\)"),
+        (0.0, " must have at least one axis"),
+    ):
+        with pytest.raises(LogTableError, match=f"^{role}{words}") as caught:
+            gap_anatomy(good, **{"log_q_best": good, "log_q_amortized": good, role: bad})
+        assert caught.value.argument == role
+
+
+def test_gap_anatomy_refuses_batches_that_do_not_broadcast() -> None:
+    good = np.log([0.5, 0.5])
+    with pytest.raises(LogTableError, match="log_q_best must have the same shape as log_q_amortized"):
+        gap_anatomy(good, np.tile(good, (2, 1)), np.tile(good, (3, 1)))
+
+
+@pytest.mark.parametrize("power", [1022, -1074])
+def test_surgery_with_weights_at_the_ends_of_the_range(power: int) -> None:
+    tables, weights = data_set(4)[:3], np.array([1.0, 2.0])
+    tables = tables[0][:2], tables[1], tables[2][:2]
+    assert str(surgery(*tables, weights=np.ldexp(weights, power))) == str(surgery(*tables, weights=weights))
+
+
+def test_surgery_names_the_prior_and_an_empty_data_set() -> None:
+    half = np.log([[0.5, 0.5]])
+    with pytest.raises(LogTableError, match=r"log_prior must have shape \(2,\), the states of log_q; got \(3,\)"):
+        surgery(half, np.log([0.2, 0.3, 0.5]), half)
+    with pytest.raises(LogTableError, match=r"log_q must hold at least one observation; got shape \(0, 2\)"):
+        surgery(half[:0], half[0], half[:0])

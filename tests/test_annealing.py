@@ -292,6 +292,25 @@ def test_sweeps_too_can_beat_the_riemann_sum_or_not() -> None:
     assert 0 < sum(beats) < 200
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("side", ["lower", "upper"])
+def test_variance_covers_matrices_that_are_stochastic_up_to_rounding(seed: int, side: str) -> None:
+    """Two levels of weight far apart and perfect kernels: the variance is tiny next to the squared log ratios."""
+    rng = np.random.default_rng([2, seed])
+    n, depth = int(rng.integers(2, 6)), float(rng.uniform(15.0, 50.0))
+    a, b = np.zeros(n), np.full(n, -math.log(n))
+    a[: int(rng.integers(1, n))] = -depth
+    betas = np.sort(np.append(10.0 ** -rng.uniform(0.0, 6.0, 2), [0.0, 1.0]))
+    matrices = []
+    for beta in betas[1:-1]:
+        pi = np.exp((1.0 - beta) * b + beta * a)
+        matrices.append(np.tile(pi / pi.sum(), (n, 1)))
+    (row,), _ = ais_results(a, b, betas, matrices, None, 1, side, False, True)
+    with mpmath.workdps(DIGITS):
+        chain = Chain(a, b, betas, (), matrices, 1, side == "upper")
+        assert abs(mpf(row[R_VARIANCE]) - chain.variance()) <= row[R_VARIANCE_BOUND]
+
+
 CORNERS = [  # log_joint, log_q as probabilities; lower, upper relative to log p(x): None is finite and valid
     ([0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], -INF, None),  # zero weight
     ([0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], None, INF),  # missed mass
@@ -406,3 +425,16 @@ def test_matrices_of_each_row_and_shared_ones() -> None:
 def test_refusals(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ais(np.log([0.2, 0.3]), np.log([0.5, 0.5]), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((2,), {"space": (2, 2)}, r"space must be a LatentSpace; got \(2, 2\)"),
+        ((2, 5), {}, "kernels must be a sequence of matrices; got 5"),
+        (([[0.0, 1.0], [0.0]],), {}, "betas must be a real floating array"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        ais(np.zeros(4), np.log([0.25] * 4), *arguments, **options)

@@ -103,3 +103,16 @@ def test_modes_need_one_row_and_a_posterior() -> None:
         mode_coverage(np.zeros((2, 2)), np.log([0.5, 0.5]), space)
     with pytest.raises(ee.ZeroEvidence):
         mode_coverage([-INF, -INF], np.log([0.5, 0.5]), space)
+
+
+def test_no_rows_give_no_results() -> None:
+    result = missed_mass(np.empty((2, 0, 3)), np.log([0.2, 0.3, 0.5]), LEVELS)
+    assert result.missed.shape == (2, 0) and result.curve.shape == result.error.curve.shape == (2, 0, len(LEVELS))
+
+
+def test_mode_coverage_takes_one_row_over_a_space() -> None:
+    log_q = np.log([0.25] * 4)
+    with pytest.raises(LogTableError, match=r"log_q must have shape \(4,\), the states of space; got \(1, 4\)"):
+        mode_coverage(np.zeros(4), [log_q], ee.LatentSpace((2, 2)))
+    with pytest.raises(TypeError, match=r"space must be a LatentSpace; got \(2, 2\)"):
+        mode_coverage(np.zeros(4), log_q, (2, 2))  # type: ignore[arg-type]

@@ -156,3 +156,21 @@ def test_refusals() -> None:
         mean_field(SPINS, PAIR, start=np.zeros(3))
     with pytest.raises(ee.ZeroEvidence):
         mean_field(np.full(4, -INF), PAIR)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ([np.nan, 0.0], "start contains NaN"),
+        ([np.inf, 0.0], r"start contains \+inf"),
+        ([-np.inf, -np.inf], "start has no support"),
+    ],
+)
+def test_a_bad_start_is_named(start: list[float], words: str) -> None:
+    with pytest.raises(LogTableError, match=words):
+        mean_field(np.zeros(2), ee.LatentSpace((2,)), start=start)
+
+
+def test_a_space_of_another_kind_is_named() -> None:
+    with pytest.raises(TypeError, match=r"space must be a LatentSpace; got \(2, 2\)"):
+        mean_field(np.zeros(4), (2, 2))  # type: ignore[arg-type]
