@@ -180,7 +180,8 @@ def mean_field_sweep(log_joint: FloatArray, space: LatentSpace, factors: Sequenc
     Impossible states are counted apart, by the mass that the other factors give them: a value that meets any of it gets
     probability 0. Where every value does, the ELBO is -inf whatever this factor is, and it stays.
     """
-    cube = (log_joint - log_joint.max()).reshape(space.sizes)
+    with np.errstate(over="ignore"):  # a state beyond the range below the best one is as good as impossible
+        cube = (log_joint - log_joint.max()).reshape(space.sizes)
     impossible = cube == -np.inf
     finite, holes = np.where(impossible, 0.0, cube), impossible.astype(np.float64)
     current = list(factors)

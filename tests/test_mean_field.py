@@ -174,3 +174,8 @@ def test_a_bad_start_is_named(start: list[float], words: str) -> None:
 def test_a_space_of_another_kind_is_named() -> None:
     with pytest.raises(TypeError, match=r"space must be a LatentSpace; got \(2, 2\)"):
         mean_field(np.zeros(4), (2, 2))  # type: ignore[arg-type]
+
+
+def test_a_state_beyond_the_range_counts_as_impossible() -> None:
+    found = mean_field([1e308, -1e308], ee.LatentSpace((2,)), rng=0, restarts=1)
+    np.testing.assert_array_equal(found.best.factors[0], [1.0, 0.0])
