@@ -12,12 +12,12 @@ import time
 import numpy as np
 from scipy.special import logsumexp
 
-__all__ = ["numpy_matrix", "numpy_nodes", "table"]
+__all__ = ["nodes", "numpy_matrix", "numpy_nodes", "table"]
 
 GAMMA = 0.5772156649015329
 
 
-def _nodes(log_r, counts, step=0.25):
+def nodes(log_r, counts, step=0.25):
     """Nodes of the trapezoid rule: the table's range of log ratios and of log K."""
     first = -max(log_r.max(), 0.0) - np.log(max(counts)) - 39.0
     return np.arange(np.floor(first / step), np.ceil((4.5 - min(log_r.min(), 0.0)) / step) + 1) * step, step
@@ -51,7 +51,7 @@ def _integrals(sums, x, counts, step):
 def numpy_matrix(log_joint, log_q, counts):
     """(4, len(K)) with (nodes, S) matrices."""
     log_r, q = log_joint - log_q - logsumexp(log_joint), np.exp(log_q)
-    x, step = _nodes(log_r, counts)
+    x, step = nodes(log_r, counts)
     with np.errstate(all="ignore"):
         return _integrals(_sums(np.exp(x)[:, None], q, np.exp(log_r), np.expm1(log_r)), x, counts, step)
 
@@ -59,7 +59,7 @@ def numpy_matrix(log_joint, log_q, counts):
 def numpy_nodes(log_joint, log_q, counts):
     """(4, len(K)) with one vector of S states at a time."""
     log_r, q = log_joint - log_q - logsumexp(log_joint), np.exp(log_q)
-    x, step = _nodes(log_r, counts)
+    x, step = nodes(log_r, counts)
     r, rm1 = np.exp(log_r), np.expm1(log_r)
     with np.errstate(all="ignore"):
         return _integrals(np.array([_sums(s, q, r, rm1) for s in np.exp(x)]).T, x, counts, step)

@@ -37,13 +37,20 @@ def four_quantities(a, b):
 def audit(a, b):
     import elbo_exact
     return elbo_exact.audit(a, b)
-call, size = {"audit": audit, "numpy": four_quantities}[sys.argv[1]], int(sys.argv[2])
+def curve(a, b):
+    import elbo_exact
+    return elbo_exact.importance.curve(a[0], b[0], [1, 10, 100, 1000, 10**6, 10**9])
+def tvo(a, b):
+    import elbo_exact
+    return elbo_exact.bounds.tvo(a, b, 100)
+calls = {"audit": audit, "numpy": four_quantities, "curve": curve, "tvo": tvo}
+call, size = calls[sys.argv[1]], int(sys.argv[2])
 def inputs(size):
     a, b, rng = numpy.empty((1, size)), numpy.empty((1, size)), numpy.random.default_rng(0)
     rng.standard_normal(out=a)
     b[:] = -numpy.log(size)
     return a, b
-call(*inputs(300_000))
+call(*inputs(min(300_000, size // 2)))
 a, b = inputs(size)
 before = megabytes("VmRSS")
 call(a, b)
@@ -89,7 +96,9 @@ def start_cold_and_warm(repetitions: int) -> dict[str, Any]:
 
 
 def memory_of(call: str, n_states: int, n_threads: int) -> dict[str, float]:
-    """Megabytes of the two tables of one row, and what "audit" or "numpy" (its four formulas) needs on top, at its peak.
+    """Megabytes of the two tables of one row, and what a call needs on top, at its peak.
+
+    Calls: "audit"; "numpy", its four formulas; "curve", six K; "tvo", 100 points.
 
     The peak is taken over the whole life of the process, so the difference can be too large, never too small.
     """

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import rivals
+from bounds_section import bound_promises, bounds_section, run_bounds
 from cases import QUANTITIES, environment, sizes
-from measure import QUIET
+from markdown import mark, table, verdict
 from startup import memory_of, start_cold_and_warm
 
 import elbo_exact
@@ -66,13 +67,7 @@ def run_all(quick: bool) -> dict[str, Any]:
         times |= {(n_threads, r["size"], r["quantity"], r["name"]): r for r in json.loads(done.stdout)}
     start = start_cold_and_warm(3 if quick else 11)
     memory = {n: memory_of("audit", N_STATES_OF_MEMORY, n) for n in THREADS} if sys.platform == "linux" else {}
-    return {"times": times, "start": start, "memory": memory, "load": load}
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return {"times": times, "start": start, "memory": memory, "load": load, "bounds": run_bounds(quick)}
 
 
 def ratio(times: Times, n_threads: int, size: str, quantity: str, name: str) -> float:
@@ -93,16 +88,6 @@ def quantity_table(times: Times, n_threads: int, quantity: str) -> str:
             cells.append(f"{theirs:.2f} ({ratio(times, n_threads, size, quantity, name):.2f})")
         rows.append(cells)
     return table(["table", "elbo_exact", "its quartiles", *others], rows)
-
-
-def mark(record: dict[str, Any]) -> str:
-    """A dagger where no attempt found the machine quiet."""
-    return " †" if record["others"] > QUIET else ""
-
-
-def verdict(met: bool, dagger: str = "") -> str:
-    """A word that can be searched for; a dagger where the measurement was disturbed and the word means little."""
-    return ("met" if met else "**not met**") + dagger
 
 
 def thresholds(results: dict[str, Any]) -> str:
@@ -130,7 +115,7 @@ def thresholds(results: dict[str, Any]) -> str:
     for name, kind, limit in (("import", "warm", 0.03), ("import and audit", "warm", 0.6), ("import and audit", "cold", 20.0)):
         value = start[kind][name]
         rows.append([f"{kind} process, {name}", f"under {limit:g} s", f"{value:.3f} s", verdict(value < limit)])
-    return table(["what", "promised", "measured", ""], rows)
+    return table(["what", "promised", "measured", ""], [*rows, *bound_promises(results["bounds"])])
 
 
 def start_section(results: dict[str, Any]) -> str:
@@ -187,7 +172,7 @@ def page(results: dict[str, Any], quick: bool) -> str:
         parts.append(f"## {words}{'' if n_threads == 1 else '; torch and JAX were given two.'}\n")
         for quantity, (_, _, beside) in QUANTITIES.items():
             parts.append(f"### {quantity}\n\nBeside: {beside}.\n\n{quantity_table(results['times'], n_threads, quantity)}")
-    return "\n".join([*parts, start_section(results)])
+    return "\n".join([*parts, bounds_section(results["bounds"]), start_section(results)])
 
 
 if __name__ == "__main__":
