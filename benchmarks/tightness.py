@@ -51,8 +51,9 @@ between its bounds held, row by row, within the returned errors.
 
 **What to look for.** K samples close the gap as 1/K, at the same cost for any K because nothing is sampled here; sampling them would cost K draws and many
 repetitions ([How fast](benchmarks.md)). They do so only once K is well beyond exp(KL(posterior || q)), the gap of `eubo` (Chatterjee & Diaconis 2018, Ann.
-Appl. Probab. 28:1099): for equal weight on the Ising spins 1000 samples are few, and a thermodynamic sum is the better bargain. A mean-field q is good for lower bounds and poor
-for upper ones, which pay for the modes it misses. A higher perturbative order need not be tighter (`rainforth`, blurred).
+Appl. Probab. 28:1099): for equal weight on the Ising spins 1000 samples are few, and a thermodynamic sum is the better bargain. Mean field has the best ELBO
+of all products; upper bounds pay for the modes that it misses, and are infinite where it drops a possible state. A higher
+perturbative order need not be tighter (`rainforth`, blurred).
 """
 
 

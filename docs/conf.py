@@ -63,7 +63,10 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"elbo_exact {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-FLAT_PAGES = ("index", "quickstart", "story", "importance", "anatomy", "recipes", "cli", "benchmarks", "zeros", "numerics")
+FLAT_PAGES = (
+    *("index", "quickstart", "story", "bounds", "importance", "anatomy", "recipes", "cli", "tightness", "benchmarks", "zeros"),
+    "numerics",
+)
 html_sidebars = {page: [] for page in FLAT_PAGES}  # pages without subpages have nothing to show there
 html_show_sourcelink = False
 html_math_renderer = "mathml"

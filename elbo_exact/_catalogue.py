@@ -14,7 +14,7 @@ class Entry:
     Attributes
     ----------
     name : str
-        Its function in `bounds`.
+        Its function in `elbo_exact.bounds`.
     side : str
         "lower", "upper", "both" (by a parameter), "exact" or "estimate", which is no bound.
     formula, tight, cost, citation : str
@@ -76,7 +76,7 @@ CATALOGUE = (
 
 
 def catalogue() -> tuple[Entry, ...]:
-    """Every bound of `bounds` with its side, formula, source and needs.
+    """Every bound of `elbo_exact.bounds` with its side, formula, source and needs.
 
     Examples
     --------

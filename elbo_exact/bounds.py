@@ -86,8 +86,8 @@ def renyi(
 
     Notes
     -----
-    Non-increasing in alpha. O(S): three log sums, and the careful kernel of `renyi_divergence` for rows that are nearly tight. Li &
-    Turner (2016), arXiv:1602.02311, equation 4.
+    Non-increasing in alpha. O(S): three log sums, and the careful kernel of `elbo_exact.renyi_divergence` for rows that are nearly
+    tight. Li & Turner (2016), arXiv:1602.02311, equation 4.
 
     Examples
     --------
@@ -309,12 +309,12 @@ def thermodynamic(
 
 
 def iwae(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
-    """Importance-weighted lower bound of K samples; see `importance.curve`, whose ``lower`` this is."""
+    """Importance-weighted lower bound of K samples; see `elbo_exact.importance.curve`, whose ``lower`` this is."""
     return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).lower
 
 
 def iwae_upper(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
-    """The matching upper bound of K samples, one of them from the posterior; ``upper`` of `importance.curve`."""
+    """The matching upper bound of K samples, one of them from the posterior; ``upper`` of `elbo_exact.importance.curve`."""
     return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).upper
 
 
