@@ -40,7 +40,7 @@ from elbo_exact.kernels.rows import (
 from elbo_exact.kernels.short import UNDECIDED, short_audit_rows, short_gap_rows, short_log_evidence_rows
 from elbo_exact.kernels.tiles import SHORT, SHORT_EVIDENCE
 
-__all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "shaped"]
+__all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "refuse_rows", "shaped"]
 
 _SMALLEST, _NORMAL, _HALF, _ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0  # variables: literals would be folded at compile time
 NAN_POLICIES = ("raise", "propagate")
@@ -108,7 +108,8 @@ def pair_results(
         ]
         parts = run(_pair_task, calls, executor)
     results = np.concatenate(parts or [np.empty((0, N_OUTPUTS))])
-    _refuse_rows(results, target, target_name, q, batch, unnormalized, nan_policy)
+    columns = results[:, OUT_STATUS], results[:, OUT_NORMALIZER]
+    refuse_rows(*columns, target, target_name, q, batch, unnormalized, nan_policy)
     return results, batch
 
 
@@ -225,8 +226,9 @@ def _refuse_entries(table: FloatArray, name: str, nan_policy: str) -> None:
         raise_bad_entry(np.where(np.isnan(table), 0.0, table) if nan_policy != "raise" else table, name)
 
 
-def _refuse_rows(
-    results: FloatArray,
+def refuse_rows(
+    status: FloatArray,
+    normalizer: FloatArray,
     target: FloatArray,
     target_name: str,
     q: FloatArray,
@@ -234,7 +236,7 @@ def _refuse_rows(
     unnormalized: bool,
     nan_policy: str,
 ) -> None:
-    status = results[:, -1]
+    """Raise for rows that a kernel flagged, or whose q is not normalized."""
     for code, table, name in ((BAD_TARGET, target, target_name), (BAD_Q, q, "log_q")):
         if (status == code).any():
             _refuse_entries(table, name, nan_policy)
@@ -242,7 +244,6 @@ def _refuse_rows(
     if no_support.any():
         index = _own_index(int(no_support.argmax()), q, batch)
         raise LogTableError(f"log_q has no support{at_index(index)}.", "log_q", index)
-    normalizer = results[:, OUT_NORMALIZER]
     if not unnormalized and (np.abs(normalizer) > NORMALIZER_TOLERANCE).any():
         row = int((np.abs(normalizer) > NORMALIZER_TOLERANCE).argmax())
         with np.errstate(over="ignore"):

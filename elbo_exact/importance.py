@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import check_arithmetic, pair_results, shaped
+from elbo_exact._engine import NAN_POLICIES, check_arithmetic, refuse_rows, shaped
 from elbo_exact._importance import GradientMoments, ImportanceCurve, ResamplingLaw
 from elbo_exact._parallel import row_ranges, run
 from elbo_exact._validate import FloatArray, broadcast_rows, integer, log_table, one_of, real_array, same_states
-from elbo_exact.divergence import f_divergence
 from elbo_exact.errors import LogTableError
-from elbo_exact.kernels.divergences import CHI2
-from elbo_exact.kernels.laplace import N_VALUES, STEP, importance_rows
+from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, STEP, importance_rows
 from elbo_exact.kernels.laplace_gradient import DOUBLY, SCORE, SELF_NORMALIZED, gradient_moment_rows
 from elbo_exact.kernels.laplace_law import law_rows
-from elbo_exact.kernels.reduce import BAD_TARGET, OVERFLOW, ZERO_EVIDENCE
-from elbo_exact.kernels.rows import OUT_EVIDENCE, OUT_FORWARD, OUT_GAP, OUT_STATUS
+from elbo_exact.kernels.laplace_weights import EVIDENCE, EVIDENCE_BOUND, N_FACTS, NORMALIZER, STATUS, weight_rows
+from elbo_exact.kernels.reduce import BAD_TARGET, ZERO_EVIDENCE
 
 __all__ = ["GradientMoments", "ImportanceCurve", "ResamplingLaw", "curve", "gradient_moments", "resampling_law"]
 
@@ -87,36 +85,29 @@ def curve(
     array([-0.785479, -0.903638, -0.916166])
     """
     counts, scalar = _counts(num_samples)
-    results, batch = pair_results(log_joint, log_q, True, unnormalized, nan_policy, executor)
-    a, b = _tables(log_joint, log_q, batch)
-    usable = np.flatnonzero(results[:, OUT_STATUS] < BAD_TARGET)
-    values = np.full((len(results), counts.size, N_VALUES), np.nan)
-    values[:, :, 1::2] = np.inf
-    calls = [(_pick(a, rows), _pick(b, rows), counts, len(rows)) for rows in _parts(usable, a.shape[1])]
-    if calls:
-        values[usable] = np.concatenate(run(_curve_task, calls, executor))
-    _agree_with_engine(values, results, counts)
+    target, q, batch = _pair(log_joint, log_q, nan_policy)
+    a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
+    calls = [(_rows(a, part), _rows(b, part), counts, part[1] - part[0]) for part in _parts(batch, a.shape[1])]
+    parts = run(_curve_task, calls, executor)
+    values, heads, facts = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    refuse_rows(facts[:, STATUS], facts[:, NORMALIZER], target, "log_joint", q, batch, unnormalized, nan_policy)
     columns = {
         name: (values[:, :, 2 * i], values[:, :, 2 * i + 1])
         for i, name in enumerate(("lower_gap", "upper_gap", "variance", "mean_inverse_ess"))
     }
-    evidence, evidence_error = results[:, OUT_EVIDENCE, None], results[:, OUT_EVIDENCE + 1, None]
+    evidence, evidence_error = _evidence(facts)
     columns["lower"] = _combined(evidence, evidence_error, columns["lower_gap"], -1.0)
     columns["upper"] = _combined(evidence, evidence_error, columns["upper_gap"], 1.0)
-    impossible = results[:, OUT_STATUS] == ZERO_EVIDENCE
+    impossible = facts[:, STATUS] == ZERO_EVIDENCE
     columns["lower"][0][impossible], columns["lower"][1][impossible] = -np.inf, 0.0
-    chi2, _ = f_divergence(log_joint, log_q, CHI2, unnormalized, nan_policy, executor)
-    share = 1.0 / (1.0 + chi2[:, 0])
-    with np.errstate(invalid="ignore"):
-        share_error = np.where(chi2[:, 0] < np.inf, share * share * chi2[:, 1] + 3.0 * U * share, chi2[:, 1])
     shape = batch if scalar else (*batch, counts.size)
     fields = {name: shaped(column[0], shape) for name, column in columns.items()}
     errors = {name: shaped(column[1], shape) for name, column in columns.items()}
-    errors |= {"log_evidence": shaped(results[:, OUT_EVIDENCE + 1], batch), "ess_fraction": shaped(share_error, batch)}
+    errors |= {"log_evidence": shaped(evidence_error, batch), "ess_fraction": shaped(heads[:, 1], batch)}
     return ImportanceCurve(
         num_samples=_asked(counts, scalar),
-        log_evidence=shaped(results[:, OUT_EVIDENCE], batch),
-        ess_fraction=shaped(share, batch),
+        log_evidence=shaped(evidence, batch),
+        ess_fraction=shaped(heads[:, 0], batch),
         error=SimpleNamespace(**errors),
         **fields,
     )
@@ -166,17 +157,15 @@ def resampling_law(
            [0.7498, 0.2502]])
     """
     counts, scalar = _counts(num_samples)
-    results, batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
-    a, b = _tables(log_joint, log_q, batch)
-    n_states = a.shape[1]
-    law, bound = np.full((len(results), counts.size, n_states), np.nan), np.full((len(results), counts.size, n_states), np.inf)
-    zero = np.full((len(results), counts.size, 2), (np.nan, np.inf))
-    usable = np.flatnonzero(results[:, OUT_STATUS] < BAD_TARGET)
-    parts = [(rows, k) for rows in _parts(usable, n_states) for k in range(counts.size)]
-    calls = [(_pick(a, rows), _pick(b, rows), counts[k], len(rows)) for rows, k in parts]
-    for (rows, k), part in zip(parts, run(_law_task, calls, executor), strict=True):
-        law[rows, k], bound[rows, k], zero[rows, k] = part
-    shape = batch if scalar else (*batch, counts.size)
+    target, q, batch = _pair(log_joint, log_q, nan_policy)
+    a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
+    calls = [(_rows(a, part), _rows(b, part), counts, part[1] - part[0]) for part in _parts(batch, a.shape[1])]
+    parts = run(_law_task, calls, executor)
+    law, bound, zero, facts = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    refuse_rows(facts[:, STATUS], facts[:, NORMALIZER], target, "log_joint", q, batch, unnormalized, nan_policy)
+    bad = facts[:, STATUS] >= BAD_TARGET
+    law[bad], bound[bad], zero[bad] = np.nan, np.inf, (np.nan, np.inf)
+    shape, n_states = batch if scalar else (*batch, counts.size), a.shape[1]
     errors = SimpleNamespace(law=shaped(bound, (*shape, n_states)), all_zero=shaped(zero[:, :, 1], shape))
     return ResamplingLaw(_asked(counts, scalar), shaped(law, (*shape, n_states)), shaped(zero[:, :, 0], shape), errors)
 
@@ -233,23 +222,19 @@ def gradient_moments(
     """
     one_of(estimator, "estimator", tuple(ESTIMATORS))
     counts, scalar = _counts(num_samples)
-    results, pair_batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
-    table, target = real_array(gradient, "gradient"), log_table(log_joint, "log_joint")
+    target, q, pair_batch = _pair(log_joint, log_q, nan_policy)
+    table = real_array(gradient, "gradient")
     if table.ndim == 0 or not np.isfinite(table).all():
         raise LogTableError("gradient must be a finite array with the states on its last axis.", "gradient", table.shape)
     batch = same_states(np.broadcast_to(target, (*pair_batch, target.shape[-1])), "log_joint", table, "gradient")
-    a, b = _tables(log_joint, log_q, batch)
-    g = broadcast_rows(table, batch)
-    evidence, status = (np.broadcast_to(shaped(results[:, c], pair_batch), batch).ravel() for c in (OUT_EVIDENCE, OUT_STATUS))
-    usable = np.flatnonzero((status < BAD_TARGET) & (status != ZERO_EVIDENCE))
-    values = np.full((evidence.size, counts.size, 4), np.nan)
-    values[:, :, 1::2] = np.inf
+    a, b, g = (broadcast_rows(array, batch) for array in (target, q, table))
     calls = [
-        (_pick(a, rows), _pick(b, rows), _pick(g, rows), evidence[rows], counts, ESTIMATORS[estimator], len(rows))
-        for rows in _parts(usable, a.shape[1])
+        (_rows(a, part), _rows(b, part), _rows(g, part), counts, ESTIMATORS[estimator], part[1] - part[0])
+        for part in _parts(batch, a.shape[1])
     ]
-    if calls:
-        values[usable] = np.concatenate(run(_moment_task, calls, executor))
+    parts = run(_moment_task, calls, executor)
+    values, facts = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    refuse_rows(facts[:, STATUS], facts[:, NORMALIZER], target, "log_joint", q, batch, unnormalized, nan_policy)
     mean, mean_error, variance, variance_error = (values[:, :, i] for i in range(4))
     with np.errstate(all="ignore"):
         snr = np.abs(mean) / np.sqrt(variance)
@@ -278,58 +263,63 @@ def _asked(counts: FloatArray, scalar: bool) -> Any:
     return int(counts[0]) if scalar else counts.astype(np.int64)
 
 
-def _tables(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, batch: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    return broadcast_rows(log_table(log_joint, "log_joint"), batch), broadcast_rows(log_table(log_q, "log_q"), batch)
+def _pair(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, nan_policy: str) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+    """Both tables, and the shape of the batch."""
+    one_of(nan_policy, "nan_policy", NAN_POLICIES)
+    target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
+    return target, q, same_states(target, "log_joint", q, "log_q")
 
 
-def _parts(rows: npt.NDArray[np.intp], n_states: int) -> list[npt.NDArray[np.intp]]:
-    """The rows of each task."""
-    return [rows[first:last] for first, last in row_ranges(len(rows), PASSES * n_states)]
+def _parts(batch: tuple[int, ...], n_states: int) -> list[tuple[int, int]]:
+    """Ranges of rows, a task each; an empty one if there are no rows."""
+    return row_ranges(int(np.prod(batch, dtype=np.int64)), PASSES * n_states) or [(0, 0)]
 
 
-def _pick(table: FloatArray, rows: npt.NDArray[np.intp]) -> FloatArray:
-    return table if len(table) == 1 else np.ascontiguousarray(table[rows])
+def _rows(table: FloatArray, part: tuple[int, int]) -> FloatArray:
+    """Rows of a range; a table of one row serves all."""
+    return table if len(table) == 1 else table[part[0] : part[1]]
+
+
+def _evidence(facts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """log p(x) and its bound as columns."""
+    bad = facts[:, STATUS] >= BAD_TARGET
+    columns = np.where(bad, np.nan, facts[:, EVIDENCE]), np.where(bad, np.inf, facts[:, EVIDENCE_BOUND])
+    return columns[0][:, None], columns[1][:, None]
+
+
+def _weights(a: FloatArray, b: FloatArray, n_rows: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """q, e and facts of every row."""
+    check_arithmetic()
+    q, e, facts = np.empty((n_rows, a.shape[1])), np.empty((n_rows, a.shape[1])), np.empty((n_rows, N_FACTS))
+    weight_rows(a, b, q, e, facts)
+    return q, e, facts
 
 
 @np.errstate(all="ignore")
-def _curve_task(a: FloatArray, b: FloatArray, counts: FloatArray, n_rows: int) -> FloatArray:
-    check_arithmetic()
-    out = np.empty((n_rows * counts.size, N_VALUES))
-    importance_rows(a, b, counts, STEP, out)
-    return out.reshape(n_rows, counts.size, N_VALUES)
+def _curve_task(a: FloatArray, b: FloatArray, counts: FloatArray, n_rows: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    q, e, facts = _weights(a, b, n_rows)
+    out, heads = np.empty((n_rows * counts.size, N_VALUES)), np.empty((n_rows, N_HEAD))
+    importance_rows(q, e, facts, counts, STEP, out, heads)
+    return out.reshape(n_rows, counts.size, N_VALUES), heads, facts
 
 
 @np.errstate(all="ignore")
-def _law_task(a: FloatArray, b: FloatArray, count: float, n_rows: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    check_arithmetic()
-    law, bound, zero = np.empty((n_rows, a.shape[1])), np.empty((n_rows, a.shape[1])), np.empty((n_rows, 2))
-    law_rows(a, b, count, STEP, law, bound, zero)
-    return law, bound, zero
+def _law_task(a: FloatArray, b: FloatArray, counts: FloatArray, n_rows: int) -> tuple[FloatArray, ...]:
+    q, e, facts = _weights(a, b, n_rows)
+    laws, bounds, zeros = (np.empty((counts.size, n_rows, width)) for width in (a.shape[1], a.shape[1], 2))
+    for k, count in enumerate(counts):
+        law_rows(q, e, facts, count, STEP, laws[k], bounds[k], zeros[k])
+    return laws.swapaxes(0, 1), bounds.swapaxes(0, 1), zeros.swapaxes(0, 1), facts
 
 
 @np.errstate(all="ignore")
 def _moment_task(
-    a: FloatArray, b: FloatArray, g: FloatArray, evidence: FloatArray, counts: FloatArray, kind: int, n_rows: int
-) -> FloatArray:
-    check_arithmetic()
+    a: FloatArray, b: FloatArray, g: FloatArray, counts: FloatArray, kind: int, n_rows: int
+) -> tuple[FloatArray, FloatArray]:
+    q, e, facts = _weights(a, b, n_rows)
     out = np.empty((n_rows * counts.size, 4))
-    gradient_moment_rows(a, b, g, evidence, counts, kind, STEP, out)
-    return out.reshape(n_rows, counts.size, 4)
-
-
-def _agree_with_engine(values: FloatArray, results: FloatArray, counts: FloatArray) -> None:
-    """One sample is the gap engine's; its infinities hold for every K; rows beyond the range of doubles have no bounds."""
-    for column, engine in ((0, OUT_GAP), (2, OUT_FORWARD)):
-        exact, error = results[:, engine], results[:, engine + 1]
-        for k in np.flatnonzero(counts == 1.0):
-            values[:, k, column], values[:, k, column + 1] = exact, error
-        infinite = (exact == np.inf) & (error == 0.0)
-        values[infinite, :, column], values[infinite, :, column + 1] = np.inf, 0.0
-        if column == 0:
-            values[infinite, :, 4], values[infinite, :, 5] = np.nan, np.inf
-    values[results[:, OUT_STATUS] == OVERFLOW, :, 1::2] = np.inf
-    values[results[:, OUT_STATUS] == ZERO_EVIDENCE, :, ::2] = np.nan
-    values[results[:, OUT_STATUS] == ZERO_EVIDENCE, :, 1::2] = np.inf
+    gradient_moment_rows(q, e, facts, g, counts, kind, STEP, out)
+    return out.reshape(n_rows, counts.size, 4), facts
 
 
 def _combined(

@@ -8,18 +8,27 @@ from table_families import FAMILIES
 from table_strategies import Array
 
 import elbo_exact as ee
-from elbo_exact.kernels.laplace import N_VALUES, STEP, importance_rows
+from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, STEP, importance_rows
+from elbo_exact.kernels.laplace_weights import N_FACTS, weight_rows
 from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.rows import N_OUTPUTS, OUT_FORWARD, OUT_GAP, OUT_STATUS, audit_rows
 
 COUNTS = (1.0, 2.0, 10.0, 1e4, 1e9)
 
 
+def weights(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """q, e and facts of one row."""
+    q, e, facts = np.empty((1, a.size)), np.empty((1, a.size)), np.empty((1, N_FACTS))
+    with np.errstate(all="ignore"):
+        weight_rows(a[None], b[None], q, e, facts)
+    return q, e, facts
+
+
 def integrals(a: Array, b: Array, counts: tuple[float, ...] = COUNTS, step: float = STEP) -> tuple[Array, Array]:
     """(values, bounds) of one row, K by quantity."""
-    out = np.empty((len(counts), N_VALUES))
+    out, head, (q, e, facts) = np.empty((len(counts), N_VALUES)), np.empty((1, N_HEAD)), weights(a, b)
     with np.errstate(all="ignore"):
-        importance_rows(a[None], b[None], np.array(counts), step, out)
+        importance_rows(q, e, facts, np.array(counts), step, out, head)
     return out[:, ::2], out[:, 1::2]
 
 

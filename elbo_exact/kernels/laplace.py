@@ -14,7 +14,7 @@ larger. The trapezoid rule is therefore off by at most 2 e**2 (pi/h)**2 exp(-pi*
 SIAM Rev. 56:385, theorem 5.1); ``QUADRATURE`` leaves a factor of six. That is an estimate for integrands that change sign, and is tested by halving h.
 
 **Range.** Left of -log max(r, 1) - log K - 42 the integrands are below s K relative. To the right the nodes end where
-phi_+**min(K) times the distance to log(50/min r) is below 2**-62 of every integral: all integrands are below phi_+ phi**(K-1) there.
+phi_+ phi**(K-1) and exp(-K s), times the distance to log(50/min r), are below 2**-62 of every integral.
 
 **Rounding.** The errors of a node's logarithms pass through K times the integrand's own size, and are added up beside it.
 """
@@ -53,25 +53,45 @@ from elbo_exact.kernels.laplace_nodes import (
     series_node,
     walked_node,
 )
-from elbo_exact.kernels.laplace_weights import DELTA, EXCESS, LOW, LOW_DEPTH, MISSED, N_FACTS, NO_MASS, merged, row_weights
-from elbo_exact.kernels.pivoted import scratch_of, table_row
-from elbo_exact.kernels.reduce import WEIGHT_ERROR
+from elbo_exact.kernels.laplace_weights import (
+    BROKEN,
+    CHARGED,
+    DELTA,
+    EXCESS,
+    LOST,
+    LOST_SQUARE,
+    LOW_DEPTH,
+    MISSED,
+    MISSED_BOUND,
+    MISSING,
+    NO_MASS,
+    REACH,
+    STATUS,
+    all_low,
+    merged,
+    next_break,
+    shift_ahead,
+)
+from elbo_exact.kernels.reduce import OK, WEIGHT_ERROR
 from elbo_exact.kernels.scalar import exp, expm1, log, two_sum
 from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, chain_error
 
-__all__ = ["N_VALUES", "STEP", "importance_rows"]
+__all__ = ["N_HEAD", "N_VALUES", "STEP", "importance_rows"]
 
 STEP = 0.2
 QUADRATURE = 2.0**-56
 NEGLIGIBLE = 2.0**-62
 FLOOR = 1e-295  # exponentials end at exp(-700): smaller gaps have no digits
 GAMMA = 0.5772156649015329
+RAISED = 1e-257  # K samples meet a state whose q was raised to exp(-600) p, and its logarithm counts at most that much
+MERGED = 256  # rows up to here are not sorted: that costs as much as five nodes
 MARGIN = 42.0  # exp(-42) = 2**-60.6
 
 # Integrals of one K, each with its rounding error of summation beside it, and their error bounds.
 GAP, GAP_L, UPPER, UPPER_L, LOGS, LOGS_L, ESS, ESS_L, GAP_B, UPPER_B, LOGS_B, ESS_B, N_INTEGRALS = range(13)
-# Columns of the result for one K: value and bound of gap, upper gap, variance, mean inverse ESS; then all_zero, chi-square.
+# Columns of the result for one K: value and bound of gap, upper gap, variance, mean inverse ESS.
 N_VALUES = 8
+SHARE, SHARE_BOUND, N_HEAD = range(3)  # results of a row: 1/(1 + chi-square)
 
 
 @kernel
@@ -82,8 +102,8 @@ def add_to(integral, column, value):
 
 
 @kernel
-def add_node(k, log_k, x, s, node, integral):
-    """The integrands of one K at one node."""
+def add_node(k, log_k, x, s, width, slack, node, integral):
+    """The integrands of one K at one node, times a width. With slack, its error, it is a stretch, where psi and the ESS are nothing."""
     ks = k * s
     lam, lphi, power = node[LAM], node[LPHI], k * node[LPHI] if node[LPHI] > -INF else -INF
     base, full = exp(-ks), exp(power)
@@ -106,25 +126,29 @@ def add_node(k, log_k, x, s, node, integral):
         if tail > 0.0:
             upper_bound += tail * ((k - 1.0) * node[LPHI_E] + node[LPSI_E] + (4.0 - 2.0 * rest + abs(node[LPSI])) * U)
     v = -(x + log_k)
+    gap_bound += slack * gap
+    weighted = width * gap if gap > 0.0 else 0.0
+    add_to(integral, GAP, weighted)
+    add_to(integral, LOGS, v * weighted if weighted > 0.0 else 0.0)
+    integral[GAP_B] += width * gap_bound
+    integral[LOGS_B] += abs(v) * (width * gap_bound) + (4.0 * U + slack) * (abs(x) + log_k) * weighted
+    if slack > 0.0:
+        return
     decay = exp(rest)
     ess = k * node[SQUARE] * decay
-    add_to(integral, GAP, gap)
     add_to(integral, UPPER, upper)
-    add_to(integral, LOGS, v * gap)
     add_to(integral, ESS, ess)
-    integral[GAP_B] += gap_bound
     integral[UPPER_B] += upper_bound
-    integral[LOGS_B] += abs(v) * gap_bound + 4.0 * U * (abs(x) + log_k) * gap
     if decay > 0.0:
         integral[ESS_B] += k * node[SQUARE_E] * decay + ess * ((k - 1.0) * node[LPHI_E] + (6.0 - 2.0 * rest) * U)
 
 
 @kernel
-def is_over(x, k_min, node, row, integrals, q0):
+def is_over(x, ahead, k_min, node, row, integrals, q0):
     """Whether all that lies right of a node is negligible for every integral."""
-    length = max(row[R_BOTTOM] - x, 0.0) + 1.0
+    length = (max(row[R_BOTTOM] - x, 0.0) + 1.0) + ahead
     below = exp((k_min - 1.0) * node[LPHI]) if k_min > 1.0 and node[LPHI] > -INF else 1.0
-    rest = k_min * max(node[ALIVE], node[SQUARE]) * below * length * length
+    rest = k_min * max(max(node[ALIVE], node[SQUARE]) * below, exp(-k_min * exp(x))) * length * length
     for i in range(integrals.shape[0]):
         gap, upper, ess = integrals[i, GAP], integrals[i, UPPER], integrals[i, ESS]
         smallest = min(abs(upper), ess) if q0 > 0.0 else min(abs(upper), min(gap, ess))
@@ -134,25 +158,39 @@ def is_over(x, k_min, node, row, integrals, q0):
 
 
 @kernel
-def padded_row(q, e, count, arrays):
-    """(q, r, r - 1) of the merged states, padded with nothing to whole blocks."""
-    size = (count + LANES - 1) // LANES * LANES
-    arrays[:, count:size] = 0.0
-    for z in range(count):
-        arrays[0, z], arrays[1, z], arrays[2, z] = q[z], exp(e[z]), expm1(e[z])
-    return arrays[0][:size], arrays[1][:size], arrays[2][:size]
+def compacted(q, e, out_q, out_e):
+    """The states with q > 0 in their order, where sorting costs more than it saves; how many they are."""
+    count = 0
+    for z in range(q.size):
+        if q[z] > 0.0:
+            out_q[count], out_e[count] = q[z], e[z]
+            count += 1
+    return count
 
 
 @kernel
-def row_facts(q, e, count, rm1, facts, row, moments):
+def padded_row(q, e, count, arrays, row):
+    """Fill q, r and r - 1 of the states, padded with nothing to whole blocks, and the extremes of the row."""
+    size = (count + LANES - 1) // LANES * LANES
+    arrays[:, count:size] = 0.0
+    top, bottom, least, zero, low = -INF, INF, INF, 0.0, 0.0
+    for z in range(count):
+        arrays[0, z], arrays[1, z], arrays[2, z] = q[z], exp(e[z]), expm1(e[z])
+        top, least = max(top, e[z]), min(least, e[z])
+        if e[z] > -INF:
+            bottom = min(bottom, e[z])
+        else:
+            zero, error = two_sum(zero, q[z])
+            low += error
+    row[R_TOP], row[R_Q0], row[R_BOTTOM], row[R_MAX_E] = max(top, 0.0), zero + low, 4.0 - bottom, max(abs(top), abs(bottom))
+    row[R_RHO] = max(expm1(top), -expm1(least))
+    return size, top == least
+
+
+@kernel
+def row_facts(q, rm1, count, facts, row, moments):
     """Scalars of a row, and the moments of (r - 1)/max|r - 1| under q."""
     adds = float(min(count, CHUNK) // LANES + 8)
-    row[R_TOP] = max(e[count - 1], 0.0)
-    row[R_RHO] = max(abs(rm1[0]), abs(rm1[count - 1]))
-    row[R_Q0] = q[0] if e[0] == -INF else 0.0
-    first = 1 if e[0] == -INF and count > 1 else 0
-    row[R_BOTTOM] = 4.0 - e[first]
-    row[R_MAX_E] = max(abs(e[first]), abs(e[count - 1]))
     row[R_SPREAD] = WEIGHT_ERROR + chain_error(count) + (24.0 + adds) * U
     row[R_ETA] = facts[DELTA]
     moments[:, :] = 0.0
@@ -171,26 +209,40 @@ def row_facts(q, e, count, rm1, facts, row, moments):
 
 
 @kernel
-def integrate(counts, log_counts, step, q, r, rm1, row, moments, sums, node, integrals):
-    """All integrals of a row; the nodes are multiples of the step, so that half the step keeps them."""
+def integrate(counts, log_counts, step, q, r, rm1, facts, row, moments, sums, node, integrals):
+    """All integrals of a row; the nodes are multiples of the step, so that half the step keeps them.
+
+    A stretch of the line where phi is constant (see ``laplace_weights``) is one node in its middle: the integrands are linear there.
+    """
     integrals[:, :] = 0.0
     k_min, k_max = counts[0], log_counts[0]
     for i in range(counts.size):
         k_min, k_max = min(k_min, counts[i]), max(k_max, log_counts[i])
     j = np.floor((-row[R_TOP] - k_max - MARGIN) / step)
     last = np.ceil((row[R_BOTTOM] + 8.0) / step)
+    n_breaks, moved = 0, 0.0
+    edge, shift = next_break(0, facts, step)
     while j <= last:
-        x = j * step
+        crossed = j * step > edge
+        x, width, slack = edge if crossed else j * step, 1.0, 0.0
+        if crossed:
+            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + REACH * U) / shift
         s = exp(x)
         if s * row[R_RHO] <= SERIES_LIMIT:
             series_node(s, moments[:, 0], row, node)
         else:
             walked_node(s, x, q, r, rm1, row, sums, node)
         for i in range(counts.size):
-            add_node(counts[i], log_counts[i], x, s, node, integrals[i])
-        if k_min * s > 1.0 and is_over(x, k_min, node, row, integrals, row[R_Q0]):
+            add_node(
+                counts[i], log_counts[i], x + moved + (0.5 * shift if crossed else 0.0), s, width, slack, node, integrals[i]
+            )
+        if crossed:
+            moved, n_breaks = moved + shift, n_breaks + 1
+            edge, shift = next_break(n_breaks, facts, step)
+        elif k_min * s > 1.0 and is_over(x, shift_ahead(n_breaks, facts), k_min, node, row, integrals, row[R_Q0]):
             break
-        j += 1.0
+        else:
+            j += 1.0
 
 
 @kernel
@@ -203,33 +255,56 @@ def finish(k, step, row, facts, integral, out):
     variance = (-2.0 * logs + 2.0 * GAMMA * gap) - gap * gap
     size = 2.0 * abs(logs) + 2.0 * GAMMA * gap + gap * gap
     variance_bound = 1.01 * (2.0 * step * integral[LOGS_B] + 2.0 * (GAMMA + gap) * gap_bound + extra * (size + gap))
-    low = exp(k * log(facts[LOW])) if facts[LOW] > 0.0 else 0.0
-    floor = FLOOR + (
-        1e-257 * k if facts[EXCESS] > 0.0 else 0.0
-    )  # q was raised to exp(-600) p: K of them, times their logarithm
-    out[0], out[1] = max(gap, 0.0) + facts[MISSED], gap_bound + 16.0 * U * facts[MISSED] + floor + low * facts[LOW_DEPTH]
-    out[2], out[3] = (
-        max(upper, 0.0) + facts[EXCESS],
-        1.01 * (step * integral[UPPER_B] + extra * abs(upper)) + 40.0 * U * facts[EXCESS] + floor,
-    )
+    low = all_low(k, facts)
+    floor = FLOOR + (RAISED * k if facts[EXCESS] > 0.0 else 0.0) + facts[LOST]
+    depth = low * facts[LOW_DEPTH] if low > 0.0 else 0.0
+    out[0], out[1] = max(gap, 0.0) + facts[MISSED], gap_bound + facts[MISSED_BOUND] + floor + depth
+    out[2], out[3] = max(upper, 0.0) + facts[EXCESS], 1.01 * (step * integral[UPPER_B] + extra * abs(upper)) + floor
+    out[3] += (40.0 * U + row[R_SPREAD] + facts[DELTA] / REACH) * facts[EXCESS]
     out[4], out[5] = (
         max(variance, 0.0),
-        variance_bound + floor + low * facts[LOW_DEPTH] * (facts[LOW_DEPTH] + 2.0 * gap + 1200.0),
+        variance_bound + floor * (1.0 + gap) + facts[LOST_SQUARE] + depth * (facts[LOW_DEPTH] + 2.0 * gap + 1200.0),
     )
-    out[6], out[7] = ess, 1.01 * (step * integral[ESS_B] + extra * ess) + floor
-    if row[R_Q0] > 0.0:
-        out[0], out[1], out[4], out[5] = INF, 0.0, np.nan, INF
-    if facts[MISSED] > 0.0:
-        out[2], out[3] = INF, 0.0
+    out[6], out[7] = ess, 1.01 * (step * integral[ESS_B] + extra * ess) + floor + low
+    if not size < INF:
+        out[4] = INF
+
+
+@kernel
+def close_row(row, facts, results, head):
+    """1/(1 + chi-square), and the infinities of a row, which hold for every K.
+
+    (r - 1)**2 changes by 2 r |r - 1| delta + (r delta)**2 at most, and E r |r - 1| <= sqrt(chi2 (1 + chi2)).
+    """
+    chi2 = row[R_CHI2]
+    moved = 2.02 * facts[DELTA] * np.sqrt(chi2) * np.sqrt(1.0 + chi2) + 1.02 * facts[DELTA] * facts[DELTA] * (1.0 + chi2)
+    head[SHARE] = 1.0 / (1.0 + chi2)
+    error = head[SHARE] * (chi2 * (row[R_SPREAD] + (24.0 + 2.0 * row[R_TOP]) * U) + moved) * head[SHARE] + 3.0 * U * head[SHARE]
+    head[SHARE_BOUND] = 1.01 * error + FLOOR if chi2 < INF and facts[EXCESS] == 0.0 else head[SHARE] + RAISED
+    for i in range(results.shape[0]):
+        out = results[i]
+        for column in range(0, N_VALUES, 2):
+            if not abs(out[column]) < INF or not out[column + 1] >= 0.0:  # out of the range of doubles
+                out[column], out[column + 1] = INF, INF
+        if facts[BROKEN] > 0.0:
+            out[1], out[3], out[5], out[7] = INF, INF, INF, INF
+        if facts[BROKEN] > 0.0 and row[R_Q0] > 0.0:
+            out[0], out[4] = INF, INF
+        if facts[CHARGED] > 0.0:
+            out[0], out[1], out[4], out[5] = INF, 0.0, np.nan, INF
+        if facts[MISSING] > 0.0:
+            out[2], out[3] = INF, 0.0
+    if facts[MISSING] > 0.0:
+        head[SHARE], head[SHARE_BOUND] = 0.0, 0.0
 
 
 @kernel
 def equal_weights(k, facts, out):
     """All weights are equal: the gap is the missed mass alone."""
     out[:] = 0.0
-    out[0], out[1], out[6], out[7] = facts[MISSED], 16.0 * U * facts[MISSED], 1.0 / k, U / k
-    if facts[MISSED] > 0.0:
-        out[2] = INF
+    floor = FLOOR + facts[LOST] if facts[LOST] > 0.0 else 0.0
+    out[0], out[1], out[3], out[5] = facts[MISSED], facts[MISSED_BOUND] + floor, floor, floor + facts[LOST_SQUARE]
+    out[6], out[7] = 1.0 / k, U / k + floor
 
 
 @kernel
@@ -238,32 +313,42 @@ def no_weights(out):
     out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = INF, 0.0, INF, 0.0, np.nan, INF, 0.0, 0.0
 
 
-@kernel(void(TABLE, TABLE, ROW, FLOAT, OUT2))
-def importance_rows(log_joint, log_q, counts, step, out):
-    """The values of every row and K into row i * len(counts) + k of ``out``; ``counts`` are the K as floats."""
-    n, n_counts = log_joint.shape[1], counts.size
-    weights, partials = scratch_of(n)
-    common, q, e, merged_q, merged_e = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    place, arrays = np.empty(n, np.int64), np.empty((3, n + LANES))
-    facts, row, moments = np.empty(N_FACTS), np.empty(N_ROW), np.empty((N_MOMENTS, 2))
+@kernel
+def no_row(facts, results, head):
+    """Results of a row without a common state, or without a posterior."""
+    results[:, ::2], results[:, 1::2] = np.nan, INF
+    head[SHARE], head[SHARE_BOUND] = np.nan, INF
+    if facts[STATUS] == OK:
+        head[SHARE], head[SHARE_BOUND] = 0.0, 0.0
+        for k in range(results.shape[0]):
+            no_weights(results[k])
+
+
+@kernel(void(TABLE, TABLE, TABLE, ROW, FLOAT, OUT2, OUT2))
+def importance_rows(all_q, all_e, all_facts, counts, step, out, heads):
+    """The values of every row and K into row i * len(counts) + k of ``out``, for weights of ``weight_rows``; the K are floats."""
+    n, n_counts = all_q.shape[1], counts.size
+    kept_q, kept_e, order, arrays = np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty((3, n + LANES))
+    row, moments = np.empty(N_ROW), np.empty((N_MOMENTS, 2))
     sums, node, integrals = np.empty((N_SUMS, 2)), np.empty(N_NODE), np.empty((n_counts, N_INTEGRALS))
     log_counts = np.empty(n_counts)
     for i in range(n_counts):
         log_counts[i] = log(counts[i])
-    for i in range(out.shape[0] // n_counts):
-        results = out[i * n_counts : (i + 1) * n_counts]
-        row_weights(table_row(log_joint, i), table_row(log_q, i), common, weights, partials, q, e, facts)
-        if facts[NO_MASS] > 0.0:
-            for k in range(n_counts):
-                no_weights(results[k])
+    for i in range(all_q.shape[0]):
+        q, e, facts, results = all_q[i], all_e[i], all_facts[i], out[i * n_counts : (i + 1) * n_counts]
+        if facts[STATUS] != OK or facts[NO_MASS] > 0.0:
+            no_row(facts, results, heads[i])
             continue
-        count = merged(q, e, place, merged_q, merged_e)
-        padded_q, r, rm1 = padded_row(merged_q, merged_e, count, arrays)
-        if count < 2:
+        count = merged(q, e, order, kept_q, kept_e) if n > MERGED else compacted(q, e, kept_q, kept_e)
+        size, equal = padded_row(kept_q, kept_e, count, arrays, row)
+        row[R_CHI2], row[R_SPREAD] = 0.0, 0.0
+        if equal:
             for k in range(n_counts):
                 equal_weights(counts[k], facts, results[k])
-            continue
-        row_facts(merged_q, merged_e, count, rm1, facts, row, moments)
-        integrate(counts, log_counts, step, padded_q, r, rm1, row, moments, sums, node, integrals)
-        for k in range(n_counts):
-            finish(counts[k], step, row, facts, integrals[k], results[k])
+        else:
+            row_facts(kept_q, arrays[2], count, facts, row, moments)
+            states, r, rm1 = arrays[0][:size], arrays[1][:size], arrays[2][:size]
+            integrate(counts, log_counts, step, states, r, rm1, facts, row, moments, sums, node, integrals)
+            for k in range(n_counts):
+                finish(counts[k], step, row, facts, integrals[k], results[k])
+        close_row(row, facts, results, heads[i])

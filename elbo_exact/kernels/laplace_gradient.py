@@ -24,24 +24,33 @@ from elbo_exact.kernels.laplace import GAMMA, MARGIN, NEGLIGIBLE, QUADRATURE
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
 from elbo_exact.kernels.laplace_weights import (
     BOTTOM,
+    BROKEN,
     CENTRE,
+    CHARGED,
+    DELTA,
     ELL,
     ETA_E,
+    EVIDENCE,
     H2,
     LARGEST,
+    LOW_DEPTH,
     MISSED,
-    N_FACTS,
     N_ROW,
     NO_MASS,
     OTHERS,
     Q0,
+    REACH,
     SPREAD,
+    STATUS,
     TOP,
+    all_low,
     all_zero,
     gather_row,
-    row_weights,
+    next_break,
+    shift_ahead,
 )
-from elbo_exact.kernels.pivoted import scratch_of, table_row
+from elbo_exact.kernels.pivoted import table_row
+from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.scalar import exp, expm1, log, phi_parts, two_sum
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, clear, fold
@@ -133,57 +142,66 @@ def add_to(integral, column, value, bound):
 
 
 @kernel
-def add_node(k, log_k, x, s, kind, lphi, lphi_error, sums, row, integral):
-    """The integrands of the mean and of the second moment of one K at one node."""
+def add_node(k, log_k, x, s, width, slack, kind, lphi, lphi_error, sums, row, integral):
+    """The integrands of the mean and of the second moment of one K at one node, times a width known to a relative slack."""
     rest = (k - 1.0) * lphi if k > 1.0 else 0.0
     alone = k * exp(rest)
     pair = k * (k - 1.0) * exp((k - 2.0) * lphi if k > 2.0 else 0.0) if k > 1.0 else 0.0
-    relative = row[SPREAD] + 6.0 * row[ETA_E] + (8.0 - 2.0 * rest) * U + ((k - 1.0) * lphi_error if k > 1.0 else 0.0)
-    first, first_size = sums[FIRST, 0], sums[FIRST_A, 0]
-    square = alone * sums[SQUARES, 0] + pair * (first * first)
-    square_bound = (alone * sums[SQUARES, 0] + 2.0 * pair * (abs(first) * first_size)) * relative
+    relative = slack + row[SPREAD] + 6.0 * row[ETA_E] + (8.0 - 2.0 * rest) * U + ((k - 1.0) * lphi_error if k > 1.0 else 0.0)
+    flat = 0.0 if slack > 0.0 else 1.0  # on a stretch y exp(-y) is nothing
+    first, first_size, squares, m = flat * sums[FIRST, 0], flat * sums[FIRST_A, 0], flat * sums[SQUARES, 0], flat * sums[M, 0]
+    square = alone * squares + pair * (first * first)
+    square_bound = (alone * squares + 2.0 * pair * (abs(first) * first_size)) * relative
     if not square_bound < INF:
         square_bound = 0.0  # exp(-inf) * inf at the right end
     if kind != SCORE:
-        add_to(integral, MEAN_I, alone * first, alone * first_size * relative if alone > 0.0 else 0.0)
-        add_to(integral, SECOND_I, square, square_bound)
+        mean_bound = width * (alone * first_size * relative) if alone > 0.0 else 0.0
+        add_to(integral, MEAN_I, width * (alone * first), mean_bound)
+        add_to(integral, SECOND_I, width * square, width * square_bound)
         return
     ks = k * s
     difference = expm1(rest) - expm1(-ks) if ks < 1.0 else exp(rest) - exp(-ks)  # phi**(K-1) - exp(-K s)
     b, c = sums[B, 0], sums[C, 0]
     x_term = -k * (row[H2] * difference) - alone * c - pair * (b * b)
-    q_term = alone * sums[M, 0] + pair * (first * b)
-    size = (
-        k * row[H2] * min(ks, exp(rest) + exp(-ks))
-        + alone * (sums[M, 0] - c)
-        + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
-    )
+    q_term = alone * m + pair * (first * b)
+    size = k * row[H2] * min(ks, exp(rest) + exp(-ks)) + alone * (m - c) + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
     factor = 2.0 * ((-(x + log_k) - GAMMA) + row[ELL])
     mean_bound = sums[MEAN_A, 0] * relative - sums[F, 0] * (
         4.0 * U * row[LARGEST]
     )  # the last: h was centred to a few u of its largest
     second_bound = 2.0 * abs(factor) * size * relative + square_bound
-    add_to(integral, MEAN_I, -alone * sums[MEAN, 0], alone * mean_bound if alone > 0.0 else 0.0)
-    add_to(integral, SECOND_I, factor * (x_term - q_term) + square, second_bound if alone > 0.0 else 0.0)
+    add_to(integral, MEAN_I, -width * (alone * sums[MEAN, 0]), width * (alone * mean_bound) if alone > 0.0 else 0.0)
+    second = width * square + (factor * (width * (x_term - q_term)) if abs(x_term) + abs(q_term) > 0.0 else 0.0)
+    add_to(integral, SECOND_I, second, width * second_bound if alone > 0.0 else 0.0)
 
 
 @kernel
-def gradient_integrals(counts, log_counts, step, q, r, rm1, g, kind, row, sums, integrals):
+def gradient_integrals(counts, log_counts, step, q, r, rm1, g, kind, facts, row, sums, integrals):
     """All integrals of a row."""
     integrals[:, :] = 0.0
     k_min, k_max = counts[0], log_counts[0]
     for i in range(counts.size):
         k_min, k_max = min(k_min, counts[i]), max(k_max, log_counts[i])
     j, last = np.floor((-row[TOP] - k_max - MARGIN) / step), np.ceil((row[BOTTOM] + 8.0) / step)
+    n_breaks, moved = 0, 0.0
+    edge, shift = next_break(0, facts, step)
     while j <= last:
-        x = j * step
+        crossed = j * step > edge
+        x, width, slack = edge if crossed else j * step, 1.0, 0.0
+        if crossed:
+            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + REACH * U) / shift
         s = exp(x)
         gradient_sums(s, q, r, rm1, g, kind, row[TOP], sums)
         lphi, lphi_error = log_phi(sums[F, 0], sums[PHI, 0] + row[Q0], sums[PSI, 0], row[SPREAD], row[ETA_E])
         for i in range(counts.size):
-            add_node(counts[i], log_counts[i], x, s, kind, lphi, lphi_error, sums, row, integrals[i])
+            place = x + moved + (0.5 * shift if crossed else 0.0)
+            add_node(counts[i], log_counts[i], place, s, width, slack, kind, lphi, lphi_error, sums, row, integrals[i])
+        if crossed:
+            moved, n_breaks = moved + shift, n_breaks + 1
+            edge, shift = next_break(n_breaks, facts, step)
+            continue
         if k_min * s > 1.0:
-            length = max(row[BOTTOM] - x, 0.0) + 1.0
+            length = max(row[BOTTOM] - x, 0.0) + 1.0 + shift_ahead(n_breaks, facts)
             alive = max(sums[PHI, 0] * row[LARGEST] * row[LARGEST], max(sums[SQUARES, 0], sums[FIRST_A, 0] * sums[FIRST_A, 0]))
             rest = k_min * k_min * alive * length * length * (exp((k_min - 2.0) * lphi) if k_min > 2.0 else 1.0)
             smallest = INF
@@ -195,7 +213,7 @@ def gradient_integrals(counts, log_counts, step, q, r, rm1, g, kind, row, sums, 
 
 
 @kernel
-def finish_moments(k, step, kind, row, integral, out):
+def finish_moments(k, step, kind, facts, row, integral, out):
     """(mean, bound, variance, bound) of one K."""
     extra = 2.0 * QUADRATURE + 8.0 * U
     mean, second = step * (integral[MEAN_I] + integral[MEAN_L]), step * (integral[SECOND_I] + integral[SECOND_L])
@@ -215,8 +233,14 @@ def finish_moments(k, step, kind, row, integral, out):
         bound += 2.0 * abs(c) * zero * mean_bound + abs(added) * (row[SPREAD] * (1.0 + k) + 8.0 * U)
         mean += c * some
         mean_bound += row[LARGEST] * (row[SPREAD] + 4.0 * row[ETA_E] + 4.0 * U)
+    low = all_low(k, facts)
+    if low > 0.0 or facts[BROKEN] > 0.0:  # samples below the range may have any ratio to each other
+        depth = row[LARGEST] * (1.0 + (k * (facts[LOW_DEPTH] + abs(row[ELL]) + 1300.0) if kind == SCORE else 0.0))
+        mean_bound, bound = mean_bound + 2.0 * low * depth, bound + 2.0 * low * depth * (depth + abs(mean))
     out[0], out[1], out[2], out[3] = mean, 1.01 * mean_bound, max(variance, 0.0), 1.01 * bound
-    if kind == SCORE and row[Q0] > 0.0:
+    if facts[BROKEN] > 0.0 or not abs(variance) < INF:
+        out[1], out[3] = mean_bound if facts[BROKEN] == 0.0 else INF, INF
+    if kind == SCORE and facts[CHARGED] > 0.0:
         out[0], out[1], out[2], out[3] = np.nan, INF, np.nan, INF
 
 
@@ -238,30 +262,28 @@ def centred(g, q, r, kind, out, row):
     row[CENTRE], row[H2], row[LARGEST] = centre, second, largest
 
 
-@kernel(void(TABLE, TABLE, TABLE, ROW, ROW, INT, FLOAT, OUT2))
-def gradient_moment_rows(log_joint, log_q, gradient, ells, counts, kind, step, out):
-    """(mean, bound, variance, bound) of row i and count k into row i * len(counts) + k; ``ells`` are log p(x)."""
-    n, n_counts = log_joint.shape[1], counts.size
-    weights, partials = scratch_of(n)
-    common, q, e = np.empty(n), np.empty(n), np.empty(n)
+@kernel(void(TABLE, TABLE, TABLE, TABLE, ROW, INT, FLOAT, OUT2))
+def gradient_moment_rows(all_q, all_e, all_facts, gradient, counts, kind, step, out):
+    """(mean, bound, variance, bound) of row i and count k into row i * len(counts) + k, for weights of ``weight_rows``."""
+    n, n_counts = all_q.shape[1], counts.size
     padded_q, r, rm1, g = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES), np.zeros(n + LANES)
-    facts, row, sums = np.empty(N_FACTS), np.empty(N_ROW), np.empty((N_SUMS, 2))
+    row, sums = np.empty(N_ROW), np.empty((N_SUMS, 2))
     integrals, log_counts = np.empty((n_counts, N_INTEGRALS)), np.empty(n_counts)
     for i in range(n_counts):
         log_counts[i] = log(counts[i])
     for i in range(out.shape[0] // n_counts):
         results = out[i * n_counts : (i + 1) * n_counts]
-        row_weights(table_row(log_joint, i), table_row(log_q, i), common, weights, partials, q, e, facts)
-        if facts[NO_MASS] > 0.0:
+        q, e, facts = all_q[i], all_e[i], all_facts[i]
+        if facts[STATUS] != OK or facts[NO_MASS] > 0.0:
             results[:, :] = 0.0
-            if kind == SCORE:
-                results[:, :] = np.nan
+            if kind == SCORE or facts[STATUS] != OK:
+                results[:, ::2], results[:, 1::2] = np.nan, INF
             continue
         size = gather_row(q, e, padded_q, r, rm1, facts, row)
         centred(table_row(gradient, i), q, r[:n], kind, g[:n], row)
-        row[ELL] = ells[i] - facts[MISSED]
+        row[ELL] = facts[EVIDENCE] - facts[MISSED]
         gradient_integrals(
-            counts, log_counts, step, padded_q[:size], r[:size], rm1[:size], g[:size], kind, row, sums, integrals
+            counts, log_counts, step, padded_q[:size], r[:size], rm1[:size], g[:size], kind, facts, row, sums, integrals
         )
         for k in range(n_counts):
-            finish_moments(counts[k], step, kind, row, integrals[k], results[k])
+            finish_moments(counts[k], step, kind, facts, row, integrals[k], results[k])

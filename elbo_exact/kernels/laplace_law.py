@@ -13,26 +13,28 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.laplace import MARGIN, NEGLIGIBLE, QUADRATURE
+from elbo_exact.kernels.laplace import MARGIN, NEGLIGIBLE, QUADRATURE, RAISED
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
 from elbo_exact.kernels.laplace_weights import (
     BOTTOM,
+    BROKEN,
     ETA_E,
-    N_FACTS,
+    EXCESS,
     N_ROW,
     NO_MASS,
     OTHERS,
     Q0,
     SPREAD,
+    STATUS,
     TOP,
+    all_low,
     all_zero,
     gather_row,
-    row_weights,
 )
-from elbo_exact.kernels.pivoted import scratch_of, table_row
+from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.scalar import exp, log, two_sum
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import CHUNK, LANES, U, clear, fold
+from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, clear, fold
 
 __all__ = ["law_rows"]
 
@@ -106,25 +108,24 @@ def is_settled(rest, r, q, law):
     return True
 
 
-@kernel(void(TABLE, TABLE, FLOAT, FLOAT, OUT2, OUT2, OUT2))
-def law_rows(log_joint, log_q, k, step, out, bounds, zeros):
-    """The law of resampling from K samples of every row, its bounds, and (q0**K, bound)."""
-    n = log_joint.shape[1]
-    weights, partials = scratch_of(n)
-    common, q, e = np.empty(n), np.empty(n), np.empty(n)
+@kernel(void(TABLE, TABLE, TABLE, FLOAT, FLOAT, OUT2, OUT2, OUT2))
+def law_rows(all_q, all_e, all_facts, k, step, out, bounds, zeros):
+    """The law of resampling from K samples of every row, its bounds, and (q0**K, bound), for weights of ``weight_rows``."""
+    n = all_q.shape[1]
     padded_q, r, rm1 = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
     law, low, bound = np.empty(n + LANES), np.empty(n + LANES), np.empty(n + LANES)
-    facts, row = np.empty(N_FACTS), np.empty(N_ROW)
+    row = np.empty(N_ROW)
     for i in range(out.shape[0]):
-        row_weights(table_row(log_joint, i), table_row(log_q, i), common, weights, partials, q, e, facts)
+        q, e, facts = all_q[i], all_e[i], all_facts[i]
         out[i, :], bounds[i, :], zeros[i, 0], zeros[i, 1] = 0.0, 0.0, 1.0, 0.0
-        if facts[NO_MASS] > 0.0:
+        if facts[STATUS] != OK or facts[NO_MASS] > 0.0:
             continue
         size = gather_row(q, e, padded_q, r, rm1, facts, row)
         law_integrals(k, step, padded_q[:size], r[:size], row, law, low, bound)
+        lost = INF if facts[BROKEN] > 0.0 else all_low(k, facts) + (RAISED * k if facts[EXCESS] > 0.0 else 0.0)
         for z in range(n):
             out[i, z] = q[z] * (law[z] + low[z])
-            bounds[i, z] = 1.01 * (q[z] * bound[z] + 4.0 * U * out[i, z])
+            bounds[i, z] = 1.01 * (q[z] * bound[z] + 4.0 * U * out[i, z]) + lost
         zeros[i, 0] = all_zero(row[Q0], row[OTHERS], k)[0]
         if row[Q0] > 0.0:  # log q0 is off by spread, of the others if they are few
             moved = k * min(row[OTHERS] / row[Q0], 1.0) * (row[SPREAD] + 4.0 * U) + 4.0 * U * (

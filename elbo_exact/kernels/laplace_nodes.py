@@ -152,15 +152,15 @@ def walked_node(s, x, q, r, rm1, row, sums, node):
     node[SQUARE_E] = second * (spread + 2.0 * eta) + 40.0 * U * second + (eta + 2.0 * U) * 5.0 * psi
     node[CENTRAL] = 1.0 if s < CENTRED else 0.0
     if s < CENTRED:
-        central_node(s, sums[D, 0], sums[N, 0], row, s, node)
+        central_node(s, sums[D, 0], sums[N, 0], row, s, node[LPSI], node[LPSI_E], node)
     else:
         node[LAM], node[LAM_E] = node[LPHI] + s, node[LPHI_E] + U * s
         node[LAMP], node[LAMP_E] = node[LPSI] + s, node[LPSI_E] + U * s
 
 
 @kernel
-def central_node(s, d_sum, n_sum, row, reach, node):
-    """Lam and LamP from D and N; ``reach`` bounds every exponent -d that is positive.
+def central_node(s, d_sum, n_sum, row, reach, lpsi, lpsi_error, node):
+    """Lam and LamP from D and N, LamP from log psi if that has more digits; ``reach`` bounds every exponent -d that is positive.
 
     u |e| moves a term by a few u of itself. An error eta of e that is not relative to it moves D by s eta E[r |1 - exp(-d)|], at
     most s eta (N + D + E|d|), because |1 - exp(-d)| <= |d| + phi(-d), and E|d| <= s min(2, sqrt(chi2)); N likewise.
@@ -170,12 +170,12 @@ def central_node(s, d_sum, n_sum, row, reach, node):
     moved = s * row[R_ETA] * (n_sum + d_sum + size)
     node[LAM] = log1p(d_sum)
     node[LAM_E] = (d_sum * relative + moved) / (1.0 + d_sum) + 2.0 * U * node[LAM]
+    node[LAMP], node[LAMP_E] = lpsi + s, lpsi_error + U * s
     if d_sum - n_sum > -0.5:
-        node[LAMP] = log1p(d_sum - n_sum)
         moved += row[R_ETA] * (2.0 * n_sum + (2.0 + reach) * (d_sum + size))
-        node[LAMP_E] = ((d_sum + n_sum) * relative + moved) / (1.0 + d_sum - n_sum) + 2.0 * U * abs(node[LAMP])
-    else:
-        node[LAMP], node[LAMP_E] = node[LPSI] + s, node[LPSI_E] + U * s
+        value, error = log1p(d_sum - n_sum), ((d_sum + n_sum) * relative + moved) / (1.0 + (d_sum - n_sum))
+        if error < node[LAMP_E]:
+            node[LAMP], node[LAMP_E] = value, error + 2.0 * U * abs(value)
 
 
 @kernel
@@ -191,7 +191,7 @@ def series_node(s, moments, row, node):
         square = square * sigma + sign * moments[k] / FACTORIAL[k - 2]
     d_sum, n_sum, square = d_sum * sigma * sigma, n_sum * sigma * rho, square * rho * rho
     node[CENTRAL] = 1.0
-    central_node(s, d_sum, n_sum, row, min(s, sigma), node)
+    central_node(s, d_sum, n_sum, row, min(s, sigma), -INF, INF, node)
     node[LPHI], node[LPHI_E] = node[LAM] - s, node[LAM_E] + U * abs(node[LAM] - s)
     node[LPSI], node[LPSI_E] = node[LAMP] - s, node[LAMP_E] + U * abs(node[LAMP] - s)
     decay = exp(-s)

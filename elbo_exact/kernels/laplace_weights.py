@@ -1,11 +1,15 @@
 """What the K-sample integrals need of a row: for every state its q and its log ratio e = log(p/q), with their errors.
 
 p is the posterior on the support of q. A state that p forbids has e = -inf, a state that q forbids has q = 0. The mass of p on the
-latter is taken out of p, and its share of the gap, -log(1 - missed), is returned: ``log1p`` of missed to common mass.
+latter is taken out of p, and its share of the gap, -log(1 - missed) = log1p(missed mass / common mass), is returned.
 
-Ratios beyond exp(+-600) would leave the doubles. Above, K samples meet the state with probability K p exp(-600), which is nothing,
-and only E_p log m_K feels e itself, linearly: ``excess`` = sum p (e - 600) is added there and p = q exp(e) is kept. Below, only
-samples that are *all* down there feel it: q_low**K times their depth is an error, for K > 1.
+**Beyond exp(+-600)** ratios would leave the doubles. Above, K samples meet the state with probability K p exp(-600), which is nothing,
+and only E_p log m_K feels e itself, linearly: ``excess`` = sum p (e - 600) is added there and p = q exp(e) is kept.
+
+Below, what counts is the highest group of states that a sample holds: where two neighbors (the mean 1 being one of them) are
+more than WINDOW apart, everything below is raised by the rest, ``shift``. Samples that lie below altogether lose it again: it is
+a stretch of the integration variable on which phi is the mass below, nearly constant. What was neglected is K exp(-WINDOW), below 2**-228
+relative. Only what is still below exp(-600) after MAX_BREAKS such stretches is cut off, and q_low**K times its depth is an error.
 
 All integrals depend on the pairs (q, e) alone, so states of one e are merged, in ascending order: a 4x4 Ising table has 15.
 """
@@ -14,108 +18,266 @@ from __future__ import annotations
 
 import numpy as np
 
-from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.pivoted import row_log_sum, row_pivot, state_ratio
-from elbo_exact.kernels.reduce import WEIGHT_ERROR
+from elbo_exact.kernels._jit import OUT2, TABLE, kernel, void
+from elbo_exact.kernels.pivoted import row_pivot, scratch_of, state_ratio, table_row
+from elbo_exact.kernels.reduce import (
+    BAD_Q,
+    BAD_TARGET,
+    NO_SUPPORT,
+    OK,
+    WEIGHT_ERROR,
+    ZERO_EVIDENCE,
+    log_evidence_of,
+    merge_log_sums,
+    row_log_sums,
+)
 from elbo_exact.kernels.scalar import exp, expm1, log, log1p, two_sum
-from elbo_exact.kernels.terms import guarded_weight
-from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, chain_error
+from elbo_exact.kernels.terms import guarded_weight, scaled_product
+from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, chain_error
 
 __all__ = [
     "BOTTOM",
+    "BREAKS",
+    "BROKEN",
     "CENTRE",
+    "CHARGED",
     "DELTA",
     "ELL",
     "ETA_E",
+    "EVIDENCE",
     "EXCESS",
     "H2",
     "LARGEST",
+    "LOST",
+    "LOST_SQUARE",
     "LOW",
     "LOW_DEPTH",
     "MISSED",
+    "MISSED_BOUND",
+    "MISSING",
+    "NORMALIZER",
     "NO_MASS",
+    "N_BREAKS",
     "N_FACTS",
     "N_ROW",
     "OTHERS",
     "Q0",
+    "REACH",
     "SPREAD",
+    "STATUS",
     "TOP",
+    "all_low",
     "all_zero",
     "gather_row",
     "merged",
-    "row_weights",
+    "next_break",
+    "shift_ahead",
+    "weight_rows",
 ]
 
-# Facts of a row: error of e beyond u |e|; the gap's share of missed mass; what is beyond the range, see above.
-DELTA, MISSED, EXCESS, LOW, LOW_DEPTH, NO_MASS, N_FACTS = range(7)
+# Facts of a row: error of e beyond u |e|; the gap's share of missed mass and its bound; what is beyond the range, see above, and the
+# shares that underflow takes from q e and q e**2; whether q charges an impossible state or misses a possible one, a difference of logarithms overflowed, p and q share nothing; log evidence and its bound; log normalizer
+# of q; status; the number of stretches, and for each the e above it (0 at most) and its length.
+DELTA, MISSED, MISSED_BOUND, EXCESS, LOW, LOW_DEPTH, LOST, LOST_SQUARE, CHARGED, MISSING, BROKEN, NO_MASS = range(12)
+EVIDENCE, EVIDENCE_BOUND, NORMALIZER, STATUS, N_BREAKS, BREAKS = range(12, 18)
+MAX_BREAKS = 6
+N_FACTS = BREAKS + 2 * MAX_BREAKS
 # Scalars of a row.
 SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(11)
-REACH = 600.0
+REACH, WINDOW = 600.0, 200.0
+SMALLEST = -680.0  # below, exp has few bits or none
+UNSURE = 1e-290  # smaller q are bounds, not numbers
+DEAD = 10.0  # exp(-exp(10)) is nothing
+TARGET, APPROXIMATION, COMMON, ABSENT = range(4)  # the four log sums of a row
 
 
 @kernel
-def row_weights(a, b, common, weights, partials, q, e, facts):
-    """Fill q[z], e[z] and the facts of a row; ``common`` receives the target without the states that q forbids."""
-    facts[:] = 0.0
-    missed_top = -INF
+def part_of(part, a, b, out):
+    """The entries of one of the four log sums: the target, q, the target where q has mass, the target where it has none."""
     for z in range(a.size):
-        common[z] = a[z] if b[z] > -INF else -INF
-        missed_top = max(missed_top, a[z]) if b[z] == -INF else missed_top
-    top_a, rest_a = row_log_sum(common, weights, partials)
-    top_b, rest_b = row_log_sum(b, weights, partials)
-    if rest_a < 0.0 or rest_b < 0.0:
+        kept = part == TARGET or (b[z] == -INF) == (part == ABSENT)
+        out[z] = b[z] if part == APPROXIMATION else (a[z] if kept else -INF)
+
+
+@kernel
+def row_sums(a, b, scratch, weights, partials, sums):
+    """(top, R, number of bad entries) of each log sum; True if q misses a possible state. The heavy part is compiled once."""
+    missing = False
+    for z in range(a.size):
+        missing = missing or (b[z] == -INF and a[z] > -INF)
+    for part in range(4 if missing else 2):
+        part_of(part, a, b, scratch)
+        row_log_sums(scratch, 0, partials.shape[0], weights, partials)
+        sums[part, 0], sums[part, 1], sums[part, 2] = merge_log_sums(partials)
+    if not missing:
+        sums[COMMON, 0], sums[COMMON, 1] = sums[TARGET, 0], sums[TARGET, 1]
+    return missing
+
+
+@kernel
+def fill_evidence(sums, n, facts):
+    """Log evidence, log normalizer and status, with the bits of the gap engine."""
+    top, rest = sums[TARGET, 0], sums[TARGET, 1]
+    facts[EVIDENCE], facts[EVIDENCE_BOUND] = log_evidence_of(top, rest, log1p(max(rest, 0.0)), n)
+    facts[STATUS] = OK if rest >= 0.0 else ZERO_EVIDENCE
+    rest = sums[APPROXIMATION, 1]
+    facts[NORMALIZER], _ = log_evidence_of(sums[APPROXIMATION, 0], rest, log1p(max(rest, 0.0)), n)
+    if sums[TARGET, 2] > 0.0:
+        facts[STATUS] = BAD_TARGET
+    elif rest < 0.0:
+        facts[STATUS] = BAD_Q if sums[APPROXIMATION, 2] > 0.0 else NO_SUPPORT
+
+
+@kernel
+def fill_missed(sums, n, facts):
+    """log1p(exp(d)), where d = log(missed/common) has an error of a few u of its parts, and moves it by at most 1 or by itself."""
+    high, low = two_sum(sums[ABSENT, 0], -sums[COMMON, 0])
+    logs = log1p(sums[ABSENT, 1]) - log1p(sums[COMMON, 1])
+    d = high + (low + logs) if abs(high) < INF else high
+    value = max(d, 0.0) + log1p(exp(-abs(d)))
+    error = 1.01 * (U * (4.0 * abs(d) + 8.0 * abs(logs)) + 2.0 * (WEIGHT_ERROR + 8.0 * U + chain_error(n)))
+    facts[MISSED], facts[MISSED_BOUND] = value, error * min(1.0, 1.5 * value) + 4.0 * U * value
+
+
+@kernel
+def row_weights(a, b, scratch, lows, weights, partials, sums, q, e, facts):
+    """Fill q[z], e[z] and the facts of a row."""
+    facts[:] = 0.0
+    missing = row_sums(a, b, scratch, weights, partials, sums)
+    fill_evidence(sums, a.size, facts)
+    if facts[STATUS] != OK:
+        return
+    if sums[COMMON, 1] < 0.0:
         facts[NO_MASS] = 1.0
         return
-    missed, low = 0.0, 0.0
-    if missed_top > -INF:
-        for z in range(a.size):
-            if b[z] == -INF and a[z] > -INF:
-                x, x_low = two_sum(a[z], -top_a)
-                missed, error = two_sum(missed, exp(x) * (1.0 + x_low) if abs(x) < 700.0 else exp(x))
-                low += error
-    facts[MISSED] = log1p((missed + low) / (1.0 + rest_a))
-    r, t, off = row_pivot(common, b, top_a, rest_a, top_b, rest_b)
+    if missing:
+        facts[MISSING] = 1.0
+        fill_missed(sums, a.size, facts)
+    part_of(COMMON, a, b, scratch)
+    top_a, rest_a, top_b, rest_b = sums[COMMON, 0], sums[COMMON, 1], sums[APPROXIMATION, 0], sums[APPROXIMATION, 1]
+    r, t, off = row_pivot(scratch, b, top_a, rest_a, top_b, rest_b)
+    lowest = 0.0
     for z in range(a.size):
-        state_weight(z, common, b, top_a, top_b, rest_b, r, t, q, e, facts)
+        state_weight(z, scratch, b, top_a, rest_a, top_b, rest_b, r, t, q, e, lows, facts)
+        lowest = min(lowest, e[z]) if e[z] > -INF and q[z] > 0.0 else lowest
     facts[DELTA] += off
+    if lowest < -REACH:
+        raise_low(q, e, lows, facts)
 
 
 @kernel
-def state_weight(z, a, b, top_a, top_b, rest_b, r, t, q, e, facts):
+def state_weight(z, a, b, top_a, rest_a, top_b, rest_b, r, t, q, e, lows, facts):
     """q and e of one state, and its share of the facts."""
     q[z], e[z] = 0.0, -INF
     if b[z] == -INF:
         return
-    q[z] = guarded_weight(b[z], top_b)[2] / (1.0 + rest_b)
-    if a[z] == -INF or a[z] - top_a == -INF:
+    mantissa, exponent, w = guarded_weight(b[z], top_b)
+    q[z] = w / (1.0 + rest_b)
+    if a[z] == -INF:
+        facts[CHARGED] = 1.0
         return
-    ratio, _, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
-    if not ratio < INF:
-        ratio = INF  # b - max b leaves the range
-    else:
-        facts[DELTA] = max(facts[DELTA], delta)
-    if ratio > REACH:
-        p = guarded_weight(a[z], top_a)[2] * exp(-(r + t)) / (1.0 + rest_b)
-        facts[EXCESS] += p * (ratio - REACH) if p > 0.0 else 0.0
-        q[z], ratio = p * exp(-REACH), REACH
-    if ratio < -REACH:
-        facts[LOW] += q[z]
-        facts[LOW_DEPTH] = max(facts[LOW_DEPTH], -REACH - ratio)
-        ratio = -REACH
+    ratio, lows[z], delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
+    if a[z] - top_a == -INF or not abs(ratio) < INF:  # the difference leaves the range
+        facts[BROKEN] = 1.0 if q[z] > 0.0 or a[z] - top_a > SMALLEST else facts[BROKEN]
+        return
+    facts[DELTA] = max(facts[DELTA], delta)
+    if w < UNSURE:
+        lost = scaled_product(mantissa, exponent, w, abs(ratio)) + ETA
+        facts[LOST] += lost
+        facts[LOST_SQUARE] += lost * abs(ratio)
+    reach = max(0.0, min(REACH, (a[z] - top_a) - SMALLEST)) if b[z] - top_b < SMALLEST else REACH
+    if ratio > reach:
+        p = guarded_weight(a[z], top_a)[2] / (1.0 + rest_a)
+        facts[EXCESS] += p * (ratio - reach) if p > 0.0 else 0.0
+        q[z], ratio = p * exp(-reach), reach
     e[z] = ratio
 
 
 @kernel
-def merged(q, e, place, out_q, out_e):
-    """How many different e states with q > 0 have; their sums of q and their e into the outputs, and where each state went.
+def ascending(e, order):
+    """The order of e, equal ones by their index (Shell 1959; numpy's sort would add a second to a cold start)."""
+    for z in range(e.size):
+        order[z] = z
+    gap = 1
+    while 9 * gap < 4 * e.size:
+        gap = (9 * gap) // 4 + 1
+    while gap > 0:
+        for k in range(gap, e.size):
+            z, j = order[k], k
+            while j >= gap and (e[order[j - gap]] > e[z] or (e[order[j - gap]] == e[z] and order[j - gap] > z)):
+                order[j] = order[j - gap]
+                j -= gap
+            order[j] = z
+        gap = (4 * gap) // 9
+
+
+@kernel
+def raise_low(q, e, lows, facts):
+    """Shorten the distances below the mean that are longer than WINDOW; the rest is cut off at exp(-600)."""
+    order = np.empty(e.size, np.int64)
+    ascending(e, order)
+    above, base, origin, origin_low, count = 0.0, 0.0, 0.0, 0.0, 0
+    for k in range(order.size - 1, -1, -1):
+        z = order[k]
+        if not q[z] > 0.0 or e[z] == -INF:
+            continue
+        here = base + ((e[z] - origin) + (lows[z] - origin_low)) if count > 0 else e[z]
+        if above - here > WINDOW and count < MAX_BREAKS:
+            facts[BREAKS + 2 * count], facts[BREAKS + 2 * count + 1] = above, (above - here) - WINDOW
+            here, origin, origin_low, count = above - WINDOW, e[z], lows[z], count + 1
+            base = here
+        if here < -REACH:
+            facts[LOW] += q[z]
+            facts[LOW_DEPTH] = max(facts[LOW_DEPTH], -REACH - here)
+            here = -REACH
+        e[z], above = here, min(here, 0.0)
+    facts[N_BREAKS] = count
+
+
+@kernel
+def next_break(i, facts, step):
+    """(where stretch i begins, its length); nodes lie half a step to its left and right, so that the rule stays exact."""
+    if i >= facts[N_BREAKS]:
+        return INF, 0.0
+    return (np.floor((DEAD - facts[BREAKS + 2 * i]) / step) + 0.5) * step, facts[BREAKS + 2 * i + 1]
+
+
+@kernel
+def shift_ahead(first, facts):
+    """The length of all stretches from one on."""
+    total = 0.0
+    for i in range(first, int(facts[N_BREAKS])):
+        total += facts[BREAKS + 2 * i + 1]
+    return total
+
+
+@kernel
+def all_low(k, facts):
+    """Probability that all samples lie where the depth was cut off."""
+    return min(1.0, exp(k * log(facts[LOW]))) if facts[LOW] > 0.0 else 0.0
+
+
+@kernel(void(TABLE, TABLE, OUT2, OUT2, OUT2))
+def weight_rows(log_joint, log_q, q, e, facts):
+    """q, e and facts of every row."""
+    n = log_joint.shape[1]
+    weights, partials = scratch_of(n)
+    scratch, lows, sums = np.empty(n), np.empty(n), np.empty((4, 3))
+    for i in range(q.shape[0]):
+        a, b = table_row(log_joint, i), table_row(log_q, i)
+        row_weights(a, b, scratch, lows, weights, partials, sums, q[i], e[i], facts[i])
+
+
+@kernel
+def merged(q, e, order, out_q, out_e):
+    """How many different e states with q > 0 have; their sums of q and their e into the outputs.
 
     The sums are taken with compensation in a stable order of e, so that a permutation of the states changes at most roundings.
     """
-    order = np.argsort(e, kind="mergesort")
+    ascending(e, order)
     count, total, low = 0, 0.0, 0.0
     for k in range(order.size):
         z = order[k]
-        place[z] = -1
         if not q[z] > 0.0:
             continue
         if count == 0 or e[z] != out_e[count - 1]:
@@ -125,7 +287,6 @@ def merged(q, e, place, out_q, out_e):
             total, error = two_sum(total, q[z])
             low += error
         out_q[count - 1] = total + low
-        place[z] = count - 1
     return count
 
 
