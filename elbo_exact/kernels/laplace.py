@@ -83,6 +83,7 @@ QUADRATURE = 2.0**-56
 NEGLIGIBLE = 2.0**-62
 FLOOR = 1e-295  # exponentials end at exp(-700): smaller gaps have no digits
 GAMMA = 0.5772156649015329
+EXCESS_ERROR = 60.0 * U
 RAISED = 1e-257  # K samples meet a state whose q was raised to exp(-600) p, and its logarithm counts at most that much
 MERGED = 256  # rows up to here are not sorted: that costs as much as five nodes
 MARGIN = 42.0  # exp(-42) = 2**-60.6
@@ -182,7 +183,12 @@ def padded_row(q, e, count, arrays, row):
         else:
             zero, error = two_sum(zero, q[z])
             low += error
-    row[R_TOP], row[R_Q0], row[R_BOTTOM], row[R_MAX_E] = max(top, 0.0), zero + low, 4.0 - bottom, max(abs(top), abs(bottom))
+    row[R_TOP], row[R_Q0], row[R_BOTTOM], row[R_MAX_E] = (
+        max(top, 0.0),
+        zero + low,
+        4.0 - min(bottom, 0.0),
+        max(abs(top), abs(bottom)),
+    )
     row[R_RHO] = max(expm1(top), -expm1(least))
     return size, top == least
 
@@ -260,7 +266,7 @@ def finish(k, step, row, facts, integral, out):
     depth = low * facts[LOW_DEPTH] if low > 0.0 else 0.0
     out[0], out[1] = max(gap, 0.0) + facts[MISSED], gap_bound + facts[MISSED_BOUND] + floor + depth
     out[2], out[3] = max(upper, 0.0) + facts[EXCESS], 1.01 * (step * integral[UPPER_B] + extra * abs(upper)) + floor
-    out[3] += (40.0 * U + row[R_SPREAD] + facts[DELTA] / REACH) * facts[EXCESS]
+    out[3] += (EXCESS_ERROR + row[R_SPREAD] + facts[DELTA] / REACH) * facts[EXCESS]
     out[4], out[5] = (
         max(variance, 0.0),
         variance_bound + floor * (1.0 + gap) + facts[LOST_SQUARE] + depth * (facts[LOW_DEPTH] + 2.0 * gap + 1200.0),
@@ -303,7 +309,8 @@ def equal_weights(k, facts, out):
     """All weights are equal: the gap is the missed mass alone."""
     out[:] = 0.0
     floor = FLOOR + facts[LOST] if facts[LOST] > 0.0 else 0.0
-    out[0], out[1], out[3], out[5] = facts[MISSED], facts[MISSED_BOUND] + floor, floor, floor + facts[LOST_SQUARE]
+    out[0], out[1], out[5] = facts[MISSED], facts[MISSED_BOUND] + floor, floor + facts[LOST_SQUARE]
+    out[2], out[3] = facts[EXCESS], floor + EXCESS_ERROR * facts[EXCESS]
     out[6], out[7] = 1.0 / k, U / k + floor
 
 

@@ -168,7 +168,7 @@ def row_weights(a, b, scratch, lows, weights, partials, sums, q, e, facts):
 @kernel
 def state_weight(z, a, b, top_a, rest_a, top_b, rest_b, r, t, q, e, lows, facts):
     """q and e of one state, and its share of the facts."""
-    q[z], e[z] = 0.0, -INF
+    q[z], e[z], lows[z] = 0.0, -INF, 0.0
     if b[z] == -INF:
         return
     mantissa, exponent, w = guarded_weight(b[z], top_b)
@@ -182,20 +182,29 @@ def state_weight(z, a, b, top_a, rest_a, top_b, rest_b, r, t, q, e, lows, facts)
         return
     facts[DELTA] = max(facts[DELTA], delta)
     if w < UNSURE:
-        lost = scaled_product(mantissa, exponent, w, abs(ratio)) + ETA
+        lost = 1.01 * scaled_product(mantissa, exponent, w, abs(ratio)) + ETA
         facts[LOST] += lost
         facts[LOST_SQUARE] += lost * abs(ratio)
     reach = max(0.0, min(REACH, (a[z] - top_a) - SMALLEST)) if b[z] - top_b < SMALLEST else REACH
     if ratio > reach:
-        p = guarded_weight(a[z], top_a)[2] / (1.0 + rest_a)
-        facts[EXCESS] += p * (ratio - reach) if p > 0.0 else 0.0
-        q[z], ratio = p * exp(-reach), reach
+        mantissa, exponent, w = guarded_weight(a[z], top_a)
+        facts[EXCESS] += scaled_product(mantissa, exponent, w, ratio - reach) / (1.0 + rest_a)
+        facts[LOST] += ETA * ratio
+        q[z], ratio = w / (1.0 + rest_a) * exp(-reach), reach
     e[z] = ratio
 
 
 @kernel
-def ascending(e, order):
-    """The order of e, equal ones by their index (Shell 1959; numpy's sort would add a second to a cold start)."""
+def comes_after(y, z, e, ties):
+    """Whether state y comes after state z in ascending order."""
+    if e[y] != e[z]:
+        return e[y] > e[z]
+    return ties[y] > ties[z] if ties[y] != ties[z] else y > z
+
+
+@kernel
+def ascending(e, ties, order):
+    """The order of e, equal ones by a second key and their index (Shell 1959; numpy's sort would add a second to a cold start)."""
     for z in range(e.size):
         order[z] = z
     gap = 1
@@ -204,7 +213,7 @@ def ascending(e, order):
     while gap > 0:
         for k in range(gap, e.size):
             z, j = order[k], k
-            while j >= gap and (e[order[j - gap]] > e[z] or (e[order[j - gap]] == e[z] and order[j - gap] > z)):
+            while j >= gap and comes_after(order[j - gap], z, e, ties):
                 order[j] = order[j - gap]
                 j -= gap
             order[j] = z
@@ -215,7 +224,7 @@ def ascending(e, order):
 def raise_low(q, e, lows, facts):
     """Shorten the distances below the mean that are longer than WINDOW; the rest is cut off at exp(-600)."""
     order = np.empty(e.size, np.int64)
-    ascending(e, order)
+    ascending(e, lows, order)
     above, base, origin, origin_low, count = 0.0, 0.0, 0.0, 0.0, 0
     for k in range(order.size - 1, -1, -1):
         z = order[k]
@@ -274,7 +283,7 @@ def merged(q, e, order, out_q, out_e):
 
     The sums are taken with compensation in a stable order of e, so that a permutation of the states changes at most roundings.
     """
-    ascending(e, order)
+    ascending(e, e, order)
     count, total, low = 0, 0.0, 0.0
     for k in range(order.size):
         z = order[k]
