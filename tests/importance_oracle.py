@@ -66,6 +66,42 @@ def multisets(a: Sequence[float], b: Sequence[float], n_samples: int) -> Moments
         return Moments(gap, mp.inf if missed else upper, mp.nan if gap == mp.inf else square - gap**2, ess)
 
 
+def deep_multisets(a: Sequence[float], b: Sequence[float], n_samples: int) -> Moments:
+    """``multisets`` in the log domain, for entries of any size: 700 digits keep 1 beside the square of 1e300."""
+    with mp.workdps(700):
+        rows = [[mp.mpf(float(x)) for x in row] for row in (a, b)]
+        log_sums = [max(row) + mp.log(sum(_exp(x - max(row)) for x in row)) for row in rows]
+        states = [z for z in range(len(b)) if b[z] > -mp.inf]
+        log_q = {z: rows[1][z] - log_sums[1] for z in states}
+        log_r = {z: rows[0][z] - log_sums[0] - log_q[z] for z in states}
+        gap = upper = ess = mp.mpf(0)
+        outcomes = []
+        for counts in _counts(n_samples, len(states)):
+            pairs = [(c, z) for c, z in zip(counts, states, strict=True) if c > 0]
+            log_probability = mp.log(mp.factorial(n_samples)) + sum(c * log_q[z] - mp.log(mp.factorial(c)) for c, z in pairs)
+            top = max(log_r[z] for _, z in pairs)
+            if top == -mp.inf:
+                gap = mp.inf
+                continue
+            total = sum(c * _exp(log_r[z] - top) for c, z in pairs)
+            log_mean, probability = top + mp.log(total / n_samples), _exp(log_probability)
+            outcomes.append((probability, log_mean))
+            gap -= probability * log_mean
+            upper += _exp(log_probability + log_mean) * log_mean
+            ess += probability * sum(c * _exp(2 * (log_r[z] - top)) for c, z in pairs) / total**2
+        if gap == mp.inf:
+            variance = mp.nan
+        else:
+            variance = sum(p * (log_mean + gap) ** 2 for p, log_mean in outcomes)
+        missed = any(b[z] == -mp.inf < a[z] for z in range(len(b)))
+        return Moments(gap, mp.inf if missed else upper, variance, ess)
+
+
+def _exp(x: Number) -> Number:
+    """exp, and 0 where no double could tell."""
+    return mp.exp(x) if x > -(10**4) else mp.mpf(0)
+
+
 class Estimates(NamedTuple):
     """Mean and variance of three estimators, the resampling law, and the probability that all weights are zero."""
 

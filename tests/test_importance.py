@@ -8,18 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mpmath as mp
+import numba
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from importance_oracle import Moments, multisets, tuples
-from table_strategies import Array, relation, tables
+from importance_oracle import Moments, deep_multisets, multisets, tuples
+from table_strategies import Array, tables
+from table_strategies import relation as compiled_relation
 
 import elbo_exact as ee
 
 INF, U = math.inf, 2.0**-53
 FIELDS = ("lower_gap", "upper_gap", "variance", "mean_inverse_ess")
 ESTIMATORS = ("self_normalized", "doubly_reparameterized", "score")
+INTERPRETED = bool(numba.config.DISABLE_JIT)
+relation = settings(compiled_relation, max_examples=4) if INTERPRETED else compiled_relation
+compiled = pytest.mark.skipif(INTERPRETED, reason="minutes of plain Python")
 RELATIVE = 1e-12  # what the library promises for gaps and variances of ordinary tables
 curve, law_of, moments_of = ee.importance.curve, ee.importance.resampling_law, ee.importance.gradient_moments
 
@@ -63,6 +68,7 @@ def test_curve_is_the_enumeration_of_multisets(n_states: int, largest: int, scal
         assert_moments(result, k, multisets(a, b, count))
 
 
+@compiled
 def test_curve_is_the_enumeration_at_eight_states_and_eight_samples() -> None:
     a, b = random_pair(np.random.default_rng(8), 8, 1.0)
     assert_moments(curve(a, b, [8]), 0, multisets(a, b, 8))
@@ -105,6 +111,7 @@ def test_closed_form_of_two_states() -> None:
     np.testing.assert_allclose(bounds.lower, [0.3 * three + 0.7 * one, 0.09 * three + 0.42 * far + 0.49 * mid], rtol=8e-15)
 
 
+@compiled
 def test_one_sample_is_the_elbo_and_the_eubo() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 40)), normalized(rng.normal(size=40))
@@ -113,6 +120,7 @@ def test_one_sample_is_the_elbo_and_the_eubo() -> None:
         np.testing.assert_allclose(getattr(bounds, mine), getattr(audit, theirs), rtol=1e-13)
 
 
+@compiled
 def test_gaps_approach_chi_square_over_twice_the_samples() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(10, 30)), normalized(rng.normal(size=30))
@@ -164,6 +172,7 @@ def assert_digits(value: float, printed: float, significant: int) -> None:
     assert abs(value - printed) <= 0.5001 * unit, (value, printed)
 
 
+@compiled
 def test_tighter_is_not_better_table() -> None:
     counts, t = list(TOY), Toy
     bounds = curve(t.log_joint, t.log_q, counts)
@@ -183,6 +192,7 @@ def test_tighter_is_not_better_table() -> None:
     assert_digits(float(curve(t.log_joint, t.log_q, 10**6).lower_gap), 8.848851521e-8, 10)
 
 
+@compiled
 def test_tighter_is_not_better_means() -> None:
     t = Toy
     pathwise = moments_of(t.log_joint, t.log_q, t.pathwise, 1000)
@@ -197,6 +207,7 @@ def slope(snr: Array) -> float:
     return float(np.log10(snr[1] / snr[0]))
 
 
+@compiled
 def test_slopes_of_the_signal_to_noise_ratio() -> None:
     t, counts = Toy, [10**4, 10**5]
     found = [
@@ -207,6 +218,7 @@ def test_slopes_of_the_signal_to_noise_ratio() -> None:
     np.testing.assert_allclose(found, [0.5, -0.5, 0.5], atol=1e-3)
 
 
+@compiled
 def test_slopes_of_the_naive_score() -> None:
     """-3/2, and -1 with the constant baseline log p(x), which is the target shifted to log p(x) = 0."""
     rng = np.random.default_rng(0)
@@ -300,6 +312,58 @@ def test_weights_beyond_the_doubles() -> None:
             assert abs(bounds.upper_gap[k] - exact.upper_gap) <= bounds.error.upper_gap[k] <= 1e-9
 
 
+ENTRIES = (-INF, 0.0, 1.0, -1.0, 1e3, -1e3, 1e6, -1e6, 1e300, -1e300)
+
+
+def corners(n_tables: int) -> list[tuple[list[float], list[float]]]:
+    """Tables that once were wrong, and random ones of up to four of ``ENTRIES``."""
+    rng = np.random.default_rng(9)
+    found = [
+        ([0.0, 1e3], [0.0, -INF]),
+        ([999.3, -INF], [0.0, 1.0]),
+        ([-INF, -1.7, -INF], [0.0, -1e3, 1.0]),
+        ([0.3, -999.7], [1e300, 1e6]),
+        ([0.0, -1e3, -1e300], [0.0, 0.0, 0.0]),
+        ([1e300, 1e6, 1.0, 1.0], [0.0, -5.0, 1.0, -INF]),
+        ([0.0, 1e300, -INF], [-1e3, -1.0, -INF]),
+    ]
+    while len(found) < n_tables:
+        size = int(rng.integers(1, 5))
+        a, b = (rng.choice(ENTRIES, size) + rng.choice([0.0, 0.25], size) for _ in range(2))
+        if max(a) > -INF and max(b) > -INF:
+            found.append((a.tolist(), b.tolist()))
+    return found
+
+
+def test_corners_are_the_enumeration() -> None:
+    counts = (1, 2, 6)
+    for a, b in corners(8 if INTERPRETED else 100):
+        result = curve(a, b, [*counts, 10**9], unnormalized=True)
+        assert (result.lower <= result.log_evidence).all() and (result.upper >= result.log_evidence).all()
+        for k, count in enumerate(counts):
+            for name, exact in zip(FIELDS, deep_multisets(a, b, count), strict=True):
+                value, bound = float(getattr(result, name)[k]), float(getattr(result.error, name)[k])
+                if mp.isnan(exact):
+                    assert math.isnan(value), (name, a, b)
+                elif mp.isinf(exact):
+                    assert value == INF and bound == 0.0, (name, a, b)
+                elif math.isinf(value):
+                    assert bound == INF and (exact > 1e290 or name == "variance"), (name, a, b)  # the gap's square overflows
+                else:
+                    assert abs(mp.mpf(value) - exact) <= bound + 2.0**-1074, (name, count, a, b)
+                    assert name == "variance" or bound <= 1e-6 * (1 + exact), (name, count, a, b)
+
+
+def test_nearly_impossible_states_are_resolved_for_any_number_of_samples() -> None:
+    """Half of q on a state of weight exp(-1000): both samples there cost 1000 nats."""
+    bounds = curve([0.0, -1e3], np.log([0.5, 0.5]), [2, 10, 1000])
+    for k, count in enumerate((2, 10)):
+        exact = deep_multisets([0.0, -1e3], np.log([0.5, 0.5]).tolist(), count)
+        assert_moments(bounds, k, exact)
+    law = law_of([0.0, -1e3, -2e3], np.log([0.5, 0.25, 0.25]), 2)
+    np.testing.assert_allclose(law.law, [0.75, 0.1875, 0.0625], rtol=1e-12)
+
+
 @relation
 @given(tables(), st.lists(st.integers(1, 10**9), min_size=2, max_size=4, unique=True))
 def test_theorems_of_the_curve(pair: tuple[Array, Array], counts: list[int]) -> None:
@@ -364,6 +428,7 @@ def test_shifts_permutations_and_split_states_change_nothing(pair: tuple[Array, 
             assert mine == theirs or abs(mine - theirs) <= slack, name
 
 
+@compiled
 def test_the_same_bits_in_any_batch_layout_and_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(300, 70)), normalized(rng.normal(size=70))
