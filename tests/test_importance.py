@@ -23,7 +23,7 @@ INF, U = math.inf, 2.0**-53
 FIELDS = ("lower_gap", "upper_gap", "variance", "mean_inverse_ess")
 ESTIMATORS = ("self_normalized", "doubly_reparameterized", "score")
 INTERPRETED = bool(numba.config.DISABLE_JIT)
-relation = settings(compiled_relation, max_examples=4) if INTERPRETED else compiled_relation
+relation = settings(compiled_relation, max_examples=2) if INTERPRETED else compiled_relation
 compiled = pytest.mark.skipif(INTERPRETED, reason="minutes of plain Python")
 RELATIVE = 1e-12  # what the library promises for gaps and variances of ordinary tables
 curve, law_of, moments_of = ee.importance.curve, ee.importance.resampling_law, ee.importance.gradient_moments

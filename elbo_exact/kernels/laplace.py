@@ -68,6 +68,7 @@ from elbo_exact.kernels.laplace_weights import (
     REACH,
     STATUS,
     all_low,
+    compacted,
     merged,
     next_break,
     shift_ahead,
@@ -156,17 +157,6 @@ def is_over(x, ahead, k_min, node, row, integrals, q0):
         if not rest <= NEGLIGIBLE * smallest:
             return False
     return True
-
-
-@kernel
-def compacted(q, e, out_q, out_e):
-    """The states with q > 0 in their order, where sorting costs more than it saves; how many they are."""
-    count = 0
-    for z in range(q.size):
-        if q[z] > 0.0:
-            out_q[count], out_e[count] = q[z], e[z]
-            count += 1
-    return count
 
 
 @kernel
@@ -315,12 +305,6 @@ def equal_weights(k, facts, out):
 
 
 @kernel
-def no_weights(out):
-    """No state has mass under both: every weight is zero."""
-    out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = INF, 0.0, INF, 0.0, np.nan, INF, 0.0, 0.0
-
-
-@kernel
 def no_row(facts, results, head):
     """Results of a row without a common state, or without a posterior."""
     results[:, ::2], results[:, 1::2] = np.nan, INF
@@ -328,7 +312,8 @@ def no_row(facts, results, head):
     if facts[STATUS] == OK:
         head[SHARE], head[SHARE_BOUND] = 0.0, 0.0
         for k in range(results.shape[0]):
-            no_weights(results[k])
+            out = results[k]
+            out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = INF, 0.0, INF, 0.0, np.nan, INF, 0.0, 0.0
 
 
 @kernel(void(TABLE, TABLE, TABLE, ROW, FLOAT, OUT2, OUT2))

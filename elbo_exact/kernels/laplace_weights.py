@@ -68,6 +68,7 @@ __all__ = [
     "TOP",
     "all_low",
     "all_zero",
+    "compacted",
     "gather_row",
     "merged",
     "next_break",
@@ -296,6 +297,17 @@ def merged(q, e, order, out_q, out_e):
             total, error = two_sum(total, q[z])
             low += error
         out_q[count - 1] = total + low
+    return count
+
+
+@kernel
+def compacted(q, e, out_q, out_e):
+    """The states with q > 0 in their order, where sorting costs more than it saves; how many they are."""
+    count = 0
+    for z in range(q.size):
+        if q[z] > 0.0:
+            out_q[count], out_e[count] = q[z], e[z]
+            count += 1
     return count
 
 
