@@ -3,7 +3,7 @@
 With e = log(p/q) around the pivot and y0 = log q - max log q, the moment sum q exp(c e) of order c <= 1/2 is
 
     1 + H,  H = sum q h(e),  h(e) = phi(c e) - c phi(e)        where every |e| and |c e| is at most 1
-    exp(log sum exp(y0 + c e) - log W)                         elsewhere, if that is accurate enough
+    exp(log sum exp(x) - alpha log W - (1 - alpha) log A)      elsewhere, if that is accurate enough, x = alpha b' + (1 - alpha) a'
 
 **Errors of H.** h has the sign of c (c - 1), and |c (c-1)| e**2/(2 exp 1) <= |h|. phi(c e) and c phi(e) have opposite signs in h only for
 0 < c <= 1/2, where their sum is at most 3.8 |h|; each is good to 9u, c e and e move h by 14.8u more (|e h'| <= 2 exp(2) |h|), so a
@@ -13,8 +13,8 @@ term with its weight is good to (3.1 + 1 + 34.2 + 14.8) u < 54u. With x the erro
 
 and delta moves H by |c (c-1)| exp(1) E|e| delta with E|e| <= sqrt(2 exp(1) H/|c (c-1)|).
 
-**Errors of the log sum.** y0 and e round once, c e and the sum once each: an exponent is good to u (|y0| + 2 |c e| + |x|) <=
-u (2 |x| + 3 |c e|), averaged over its weights, and |c| (delta + x).
+**Errors of the log sum.** a' = log p - max and b' = log q - max round once, 1 - alpha, its product and that with alpha once, x once: an
+exponent is good to u (3 |alpha b'| + 4 |(1 - alpha) a'|), of which the average over the weights of x counts.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import math
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.pivoted import row_log_sum, table_row
+from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
 from elbo_exact.kernels.plain import pivot_off, plain_offset
-from elbo_exact.kernels.points import ABSENT, LARGEST, N_STATES, SINGLE, SIZE_E, fill_states
+from elbo_exact.kernels.points import LARGEST, N_STATES, SIZE_E, fill_states
 from elbo_exact.kernels.reduce import chunk_weights, close_log_sum, log_evidence_of, log_sum_error, sum_error
 from elbo_exact.kernels.scalar import log1p, phi_parts, two_sum
 from elbo_exact.kernels.tiles import tiles
@@ -84,87 +84,135 @@ def near_moment(e, w, c, delta, off, rest, n):
 
 
 @kernel
-def mixed_block(lanes, e, y0, c, mixed, count):
-    """Exponents of a block, and the largest in each lane."""
+def mixed_block(lanes, a, b, top_a, top_b, alpha, beta, r, mixed, count):
+    """Exponents of a block, their largest and that of |e| in the lanes; how many states only one table allows."""
+    single = 0
     for j in range(count):
-        x = y0[j] + c * e[j] if y0[j] > ABSENT else -INF
-        mixed[j] = x
-        lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
+        possible, charged = a[j] > -INF, b[j] > -INF
+        both = possible and charged
+        x, y = (a[j] - top_a if both else 0.0), (b[j] - top_b if both else 0.0)
+        z = alpha * y + beta * x if both else -INF
+        size = abs((x - y) - r) if both else 0.0
+        mixed[j] = z
+        lanes[0, j] = z if z > lanes[0, j] else lanes[0, j]
+        lanes[1, j] = size if size > lanes[1, j] else lanes[1, j]
+        single += 1 if possible != charged else 0
+    return single
 
 
 @kernel
-def mixed_top(e, y0, c, mixed):
-    """All exponents, and their largest."""
+def mix(a, b, top_a, top_b, alpha, beta, r, mixed):
+    """All exponents: (their largest, the largest |e|, how many states only one table allows)."""
     lanes = tiles()
     for j in range(LANES):
-        lanes[0, j] = -INF
-    for start in range(0, e.size, LANES):
-        x, y, z = e[start : start + LANES], y0[start : start + LANES], mixed[start : start + LANES]
-        if x.size == LANES:
-            mixed_block(lanes, x, y, c, z, LANES)
+        lanes[0, j], lanes[1, j] = -INF, 0.0
+    single = 0
+    for start in range(0, a.size, LANES):
+        x, y, z = a[start : start + LANES], b[start : start + LANES], mixed[start : start + LANES]
+        whole = x.size == LANES
+        if whole:
+            single += mixed_block(lanes, x, y, top_a, top_b, alpha, beta, r, z, LANES)
         else:
-            mixed_block(lanes, x, y, c, z, x.size)
-    top = -INF
-    for j in range(LANES):
-        top = lanes[0, j] if lanes[0, j] > top else top
-    return top
+            single += mixed_block(lanes, x, y, top_a, top_b, alpha, beta, r, z, x.size)
+    raise_lanes(lanes, 32)
+    raise_lanes(lanes, 16)
+    raise_lanes(lanes, 8)
+    raise_lanes(lanes, 4)
+    raise_lanes(lanes, 2)
+    raise_lanes(lanes, 1)
+    return lanes[0, 0], lanes[1, 0], single
 
 
 @kernel
-def add_errors(lanes, e, mixed, w, c, count):
-    """The errors of a block's exponents over its weights."""
+def raise_lanes(lanes, width):
+    """Keep the larger of lanes j and width + j of both maxima."""
+    for j in range(width):
+        x, y = lanes[0, width + j], lanes[1, width + j]
+        lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
+        lanes[1, j] = y if y > lanes[1, j] else lanes[1, j]
+
+
+@kernel
+def add_errors(lanes, a, b, top_a, top_b, alpha, beta, w, count):
+    """The sizes that bound the errors of a block's exponents, over its weights."""
     for j in range(count):
-        x = abs(mixed[j]) if mixed[j] > -INF else 0.0
-        lanes[0, j] += w[j] * (2.0 * x + 3.0 * abs(c * e[j]))
+        size = abs(alpha * (b[j] - top_b)) + abs(beta * (a[j] - top_a))
+        lanes[0, j] += w[j] * size if w[j] > 0.0 else 0.0
 
 
 @kernel
-def far_moment(e, mixed, w, c, top, delta, off, rest, log_w, n):
-    """(log sum of the mixed weights - log W, bound)."""
+def far_moment(a, b, top_a, top_b, alpha, beta, mixed, top, kept):
+    """(log sum of the mixed weights, bound)."""
+    n = a.size
     lanes, errors = tiles(), tiles()
     clear(errors, 0, 1)
     ties, total, low = 0.0, 0.0, 0.0
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
-        ties += chunk_weights(mixed[first:last], top, w[first:last], lanes)
+        ties += chunk_weights(mixed[first:last], top, kept[: last - first], lanes)
         high, high_low = halve(lanes, 0)
         total, error = two_sum(total, high)
         low += high_low + error
         for start in range(first, last, LANES):
             stop = min(start + LANES, last)
-            x, y, z = e[start:stop], mixed[start:stop], w[start:stop]
+            x, y, z = a[start:stop], b[start:stop], kept[start - first : stop - first]
             if x.size == LANES:
-                add_errors(errors, x, y, z, c, LANES)
+                add_errors(errors, x, y, top_a, top_b, alpha, beta, z, LANES)
             else:
-                add_errors(errors, x, y, z, c, x.size)
-    mixed_rest = close_log_sum(ties, total, low)
-    spread = log1p(mixed_rest)
-    value = (top + spread) - log_w
-    bound = U * fold(errors, 0) / (1.0 + mixed_rest) + abs(c) * (delta + off) + log_sum_error(rest, log_w, n)
-    bound += log_sum_error(mixed_rest, spread, n) + 2.0 * U * (abs(top) + spread + abs(value)) + chain_error(n)
-    return value, 1.02 * bound
+                add_errors(errors, x, y, top_a, top_b, alpha, beta, z, x.size)
+    rest = close_log_sum(ties, total, low)
+    spread = log1p(rest)
+    value = top + spread
+    bound = 4.0 * U * fold(errors, 0) / (1.0 + rest) + log_sum_error(rest, spread, n) + U * abs(value) + chain_error(n)
+    return value, 1.01 * bound
 
 
 @kernel
-def log_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, y0, w, mixed, known):
-    """(log sum q**(1-c) p**c, bound) for c <= 1/2; the bound is INF where the row needs ``renyi``."""
-    n = p.size
-    log_p, log_q = log1p(rest_p), log1p(rest_q)
+def tight_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, w, known):
+    """``near_moment`` from the tables; ``w`` holds the weights of q, y0 is not needed."""
+    n, log_p, log_q = p.size, log1p(rest_p), log1p(rest_q)
     r = log_p - log_q
     offset, offset_low = plain_offset(top_p, top_q, r)
+    y0 = np.empty(n)
     if not fill_states(p, q, top_p, top_q, offset, offset_low, e, y0, known):
         return np.nan, INF
-    delta = 16.0 * U * U * (known[LARGEST] + abs(top_p) + abs(top_q) + abs(r))
-    off, size = pivot_off(rest_p, log_p, rest_q, log_q, r, n), known[SIZE_E]
-    if known[SINGLE] == 0.0 and size <= 1.0 and abs(c) * size <= 1.0:
-        row_weights(q, top_q, w)
-        return near_moment(e, w, c, delta, off, rest_q, n)
-    if known[SINGLE] > 0.0 and c < 0.0:
+    if known[SIZE_E] > 1.0 or abs(c) * known[SIZE_E] > 1.0:
         return np.nan, INF
-    top = mixed_top(e, y0, c, mixed)
-    value, bound = far_moment(e, mixed, w, c, top, delta, off, rest_q, log_q, n)
-    right = value <= 0.0 if c > 0.0 else value >= 0.0
-    return value, (bound if bound <= GOOD * abs(value) and right else INF)
+    delta = 16.0 * U * U * (known[LARGEST] + abs(top_p) + abs(top_q) + abs(r))
+    return near_moment(e, w, c, delta, pivot_off(rest_p, log_p, rest_q, log_q, r, n), rest_q, n)
+
+
+@kernel
+def loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, top, kept):
+    """(log sum q**alpha p**(1 - alpha), bound) from log sums; the bound is INF where they are not accurate enough."""
+    n, beta, log_a, log_b = a.size, 1.0 - alpha, log1p(rest_a), log1p(rest_b)
+    value, bound = far_moment(a, b, top_a, top_b, alpha, beta, mixed, top, kept)
+    x, y = alpha * log_b, beta * log_a
+    moment = value - (x + y)
+    bound += abs(alpha) * log_sum_error(rest_b, log_b, n) + abs(beta) * log_sum_error(rest_a, log_a, n)
+    bound = 1.01 * (bound + 3.0 * U * (abs(x) + abs(y)) + U * abs(moment))
+    right = moment <= 0.0 if 0.0 < alpha < 1.0 else moment >= 0.0
+    return moment, (bound if bound <= GOOD * abs(moment) and right else INF)
+
+
+@kernel
+def row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, e, mixed, known):
+    """(log sum q**alpha p**(1 - alpha), bound); the bound is INF where ``renyi`` has to decide."""
+    r = log1p(rest_a) - log1p(rest_b)
+    top, size, single = mix(a, b, top_a, top_b, alpha, 1.0 - alpha, r, mixed)
+    direct = alpha >= 0.5
+    c = 1.0 - alpha if direct else alpha
+    if single == 0 and max(1.0, abs(c)) * size <= 1.0:
+        p, q, w = (a, b, weights_b) if direct else (b, a, weights_a)
+        top_p, rest_p, top_q, rest_q = (top_a, rest_a, top_b, rest_b) if direct else (top_b, rest_b, top_a, rest_a)
+        if p.size > CHUNK:
+            row_weights(q, top_q, mixed)
+            w = mixed
+        return tight_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, w, known)
+    if (single > 0 and not 0.0 < alpha < 1.0) or not -INF < top < INF:
+        return np.nan, INF
+    kept = weights_a  # no longer needed
+    return loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, top, kept)
 
 
 @kernel(void(TABLE, TABLE, FLOAT, OUT2))
@@ -174,23 +222,19 @@ def moment_rows(log_joint, log_q, alpha, out):
     The bound of D is INF where ``renyi`` has to decide; the evidence is NaN in rows that cannot be.
     """
     n = log_joint.shape[1]
-    weights, partials = np.empty(min(CHUNK, n)), np.empty(((n + CHUNK - 1) // CHUNK, 5))
-    e, y0, w, mixed, known = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(N_STATES)
-    direct = alpha >= 0.5
-    c = 1.0 - alpha if direct else alpha
+    weights_a, partials = scratch_of(n)
+    weights_b, e, mixed, known = np.empty(min(CHUNK, n)), np.empty(n), np.empty(n), np.empty(N_STATES)
     for i in range(out.shape[0]):
         a, b, row = table_row(log_joint, i), table_row(log_q, i), out[i]
         row[:] = np.nan
         row[M_BOUND], row[M_EVIDENCE + 1] = INF, INF
-        top_a, rest_a = row_log_sum(a, weights, partials)
-        top_b, rest_b = row_log_sum(b, weights, partials)
+        top_a, rest_a = row_log_sum(a, weights_a, partials)
+        top_b, rest_b = row_log_sum(b, weights_b, partials)
         if rest_a < 0.0 or rest_b < 0.0:
             continue
         row[M_EVIDENCE], row[M_EVIDENCE + 1] = log_evidence_of(top_a, rest_a, log1p(rest_a), n)
         row[M_NORMALIZER] = log_evidence_of(top_b, rest_b, log1p(rest_b), n)[0]
-        p, q = (a, b) if direct else (b, a)
-        top_p, rest_p, top_q, rest_q = (top_a, rest_a, top_b, rest_b) if direct else (top_b, rest_b, top_a, rest_a)
-        value, bound = log_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, y0, w, mixed, known)
+        value, bound = row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, e, mixed, known)
         if bound < INF:
             value = value / (alpha - 1.0) + 0.0
             row[M_VALUE], row[M_BOUND] = value, 1.01 * bound / abs(alpha - 1.0) + 4.0 * U * abs(value) + ETA
