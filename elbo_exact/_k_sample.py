@@ -96,8 +96,8 @@ def renyi_sample_results(
     a, b = np.broadcast_arrays(log_table(log_joint, "log_joint"), log_table(log_q, "log_q"))
     a = np.where(b == -np.inf, -np.inf, a)  # never drawn
     limit = renyi_bound_results(a if alpha < 0.0 else log_joint, log_q, alpha, options)
-    powered, moved = _powered(a, b, 1.0 - alpha)
-    gaps, bounds, _, _ = _gaps(powered, b, [count], "lower", Options(True, options.nan_policy, options.executor))
+    powered, q, moved = _powered(a, b, 1.0 - alpha)
+    gaps, bounds, _, _ = _gaps(powered, q, [count], "lower", Options(True, options.nan_policy, options.executor))
     with np.errstate(all="ignore"):
         lost = gaps[:, 0] / abs(1.0 - alpha)
         lost_error = 1.01 * (bounds[:, 0] + 2.0 * moved) / abs(1.0 - alpha) + 4.0 * U * np.abs(lost)
@@ -107,19 +107,19 @@ def renyi_sample_results(
 
 
 @np.errstate(all="ignore")
-def _powered(a: FloatArray, b: FloatArray, c: float) -> tuple[FloatArray, FloatArray]:
-    """(log q + c log w up to a constant, how far its entries are off at most in each row); -inf where w = 0.
+def _powered(a: FloatArray, b: FloatArray, c: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(log q + c log w and log q, each up to a constant, how far their entries are off at most in each row); -inf where w = 0.
 
-    The maximum leaves log p first, so that offsets cost nothing; every operation rounds once, 1 - alpha by u/2. A gap moves
-    by at most twice the largest error of an exponent.
+    The maxima leave first, so that offsets cost nothing and equal tables stay equal; every operation rounds once, 1 - alpha by u/2.
+    A gap moves by at most twice the largest error of an exponent.
     """
-    top = a.max(axis=-1, keepdims=True)
     both = (a > -np.inf) & (b > -np.inf)
-    scaled = np.where(both, a, 0.0) - np.where(np.isfinite(top), top, 0.0)
-    ratio = scaled - np.where(both, b, 0.0)
-    powered = np.where(both, b + c * ratio, -np.inf)
-    sizes = np.where(both, 2.0 * np.abs(c) * (np.abs(scaled) + 2.0 * np.abs(ratio)) + 2.0 * np.abs(powered), 0.0)
-    return powered, U * np.reshape(sizes.max(axis=-1), -1)
+    x, y = (np.where(table > -np.inf, table - table.max(axis=-1, keepdims=True), -np.inf) for table in (a, b))
+    ratio, inside = np.where(both, x - y, 0.0), np.where(both, y, 0.0)
+    powered = np.where(both, inside + c * ratio, -np.inf)
+    sizes = np.abs(c) * (np.where(both, np.abs(x), 0.0) + 3.0 * np.abs(ratio))
+    sizes += (2.0 + np.abs(c)) * np.abs(inside) + np.where(both, np.abs(powered), 0.0)
+    return powered, y, U * np.reshape(sizes.max(axis=-1), -1)
 
 
 @np.errstate(all="ignore")
