@@ -7,20 +7,38 @@ the restricted problem, whose evidence is (1 - miss) p(x), so that -log(1 - miss
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import check_arithmetic, evidence_results, pair_results, pivoted_results
+from elbo_exact._engine import NAN_POLICIES, check_arithmetic, evidence_results, pair_results, pivoted_results
 from elbo_exact._parallel import TASK_ENTRIES, row_ranges, run
-from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, integer, log_table, real_array, same_states
+from elbo_exact._validate import (
+    NORMALIZER_TOLERANCE,
+    FloatArray,
+    broadcast_rows,
+    integer,
+    log_table,
+    one_of,
+    real_array,
+    same_states,
+)
 from elbo_exact.kernels.divergences import RENYI, divergence_rows
 from elbo_exact.kernels.moment import M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT, moment_rows
 from elbo_exact.kernels.path import path_rows
 from elbo_exact.kernels.perturbative import perturbative_rows
-from elbo_exact.kernels.points import N_POINT, POINT_MEAN, POINT_VARIANCE, point_rows, tight_rows
+from elbo_exact.kernels.points import (
+    N_POINT,
+    POINT_EVIDENCE,
+    POINT_MEAN,
+    POINT_NORMALIZER,
+    POINT_VARIANCE,
+    point_rows,
+    tight_rows,
+)
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_EVIDENCE, OUT_FORWARD, OUT_GAP
 
 __all__ = [
@@ -38,7 +56,7 @@ __all__ = [
 
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
-LIKELY = 2.0**-10  # share of the one-step gap in a step, above which that is likely
+LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
 POINTS = 64  # of a long row, in a task
 
 
@@ -94,10 +112,14 @@ def tvo_results(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: FloatArray, side: str, restricted: bool, options: Options
 ) -> BoundResults:
     """A Riemann sum of the thermodynamic integrand; its gap is a sum of divergences between neighbors of the path."""
-    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    batch = same_states(log_table(log_joint, "log_joint"), "log_joint", log_table(log_q, "log_q"), "log_q")
     a, b = _rows_of(log_joint, log_q, batch)
     walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
-    gap, error = _path_gaps(a, b, walked, checked, OUT_GAP if side == "lower" else OUT_FORWARD, options)
+    gap, error, evidence, evidence_error = _mean_gaps(a, b, walked, math.prod(batch), options)
+    if (error < np.inf).all():
+        return from_gap(side, gap, error, evidence, evidence_error, batch)
+    checked, _ = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    _fill_gaps(gap, error, a, b, walked, options)
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
     charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
     if not restricted and side == "lower":
@@ -117,7 +139,7 @@ def thermodynamic_results(
     """(points, checked results, batch); columns (integrand, bound, variance, bound)."""
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     a, b = _rows_of(log_joint, log_q, batch)
-    points = _per_point(point_rows, a, b, betas, (True,), N_POINT, 0, options, np.arange(len(checked)))
+    points = _per_point(point_rows, a, b, betas, (True, 0.0), N_POINT, 0, options, np.arange(len(checked)))
     with np.errstate(invalid="ignore"):
         mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
         integrand = checked[:, OUT_EVIDENCE, None] + mean
@@ -230,6 +252,7 @@ def _fast_renyi(
     """The same by the kernel of ``moment``, row by row; None leaves everything, errors too, to the careful kernel."""
     if not 0.0 < abs(alpha) < 1e6:
         return None
+    one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     batch = same_states(target, "log_joint", q, "log_q")
     a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
@@ -300,27 +323,34 @@ def _per_point(
     return np.concatenate(parts or [np.empty((0, columns))]).reshape(len(rows), count, columns)
 
 
-def _path_gaps(
-    a: FloatArray, b: FloatArray, walked: FloatArray, checked: FloatArray, one_step: int, options: Options
-) -> tuple[FloatArray, FloatArray]:
-    """Sums of the steps of every row: as -sum d m where that is accurate, else as divergences, tight or of any size.
+def _mean_gaps(
+    a: FloatArray, b: FloatArray, walked: FloatArray, n_rows: int, options: Options
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """(gap, bound, evidence, bound) of rows as -sum d m, where that is accurate and nothing needs attention; else the bound is inf.
 
     Without states that only one of p and q allows, sum (d m + KL of the step) = log 1.
     """
-    gap, error = np.full(len(checked), np.nan), np.full(len(checked), np.inf)
+    one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     steps = np.diff(walked)
-    whole = (checked[:, OUT_GAP] < np.inf) & (checked[:, OUT_FORWARD] < np.inf)
-    rows = np.flatnonzero(whole & (checked[:, one_step] > LIKELY * len(steps)))
-    if rows.size:
-        points = _per_point(point_rows, a, b, walked[:-1], (False,), N_POINT, 0, options, rows)
-        means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
-        gap[rows], error[rows] = _sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
+    smallest = math.sqrt(LIKELY * len(steps))
+    points = _per_point(point_rows, a, b, walked[:-1], (False, smallest), N_POINT, 0, options, np.arange(n_rows))
+    means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
+    gap, error = _sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
+    evidence, evidence_error, normalizer = (
+        np.ascontiguousarray(points[:, 0, k]) for k in (POINT_EVIDENCE, POINT_EVIDENCE + 1, POINT_NORMALIZER)
+    )
+    limit = np.inf if options.unnormalized else NORMALIZER_TOLERANCE
+    fine = (error <= GOOD * gap) & np.isfinite(evidence) & (np.abs(normalizer) <= limit)
+    return np.where(fine, gap, np.nan), np.where(fine, error, np.inf), evidence, evidence_error
+
+
+def _fill_gaps(gap: FloatArray, error: FloatArray, a: FloatArray, b: FloatArray, walked: FloatArray, options: Options) -> None:
+    """The other gaps as sums of divergences, by tight steps or by steps of any size."""
     for kernel in (tight_rows, path_rows):
-        rows = np.flatnonzero(~(error <= GOOD * gap) if kernel is tight_rows else np.isnan(gap))
+        rows = np.flatnonzero(np.isnan(gap))
         if rows.size:
             points = _per_point(kernel, a, b, walked, (), 2, 1, options, rows)
             gap[rows], error[rows] = _sum_columns(points[:, :, 0], points[:, :, 1])
-    return gap, error
 
 
 @np.errstate(all="ignore")

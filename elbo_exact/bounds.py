@@ -356,8 +356,8 @@ def iwae(
 
     Notes
     -----
-    Non-decreasing in K; K = 1 is the ELBO. ``lower`` of `importance.curve`, which also has its error and noise. O(S) for each of some 250
-    nodes, whatever K. Burda, Grosse & Salakhutdinov (2016), ICLR, arXiv:1509.00519.
+    Non-decreasing in K; K = 1 is the ELBO. ``lower`` of `elbo_exact.importance.curve`, which also has its error and noise. O(S) for
+    each of some 250 nodes, whatever K. Burda, Grosse & Salakhutdinov (2016), ICLR, arXiv:1509.00519.
 
     Examples
     --------
@@ -403,8 +403,8 @@ def iwae_upper(
 
     Notes
     -----
-    Non-increasing in K; K = 1 is the EUBO; at most log p(x) + log(1 + chi2/K). ``upper`` of `importance.curve`; costs what `iwae` does.
-    Sobolev & Vetrov (2019), NeurIPS.
+    Non-increasing in K; K = 1 is the EUBO; at most log p(x) + log(1 + chi2/K). ``upper`` of `elbo_exact.importance.curve`; costs
+    what `iwae` does. Sobolev & Vetrov (2019), NeurIPS.
 
     Examples
     --------

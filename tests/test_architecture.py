@@ -89,7 +89,14 @@ TESTED_ELSEWHERE = {
     "kernels/tiles.py": ("test_kernels_short.py", "tiles are seen at their limits"),
 }
 # a public function each 45 lines, 35 of them its documented contract; and the two passes over a chunk beside each other
-EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370, "gap.py": 360, "bounds.py": 540, "_bound_results.py": 390}
+EXCEPTIONS = {
+    "divergence.py": 540,
+    "evidence.py": 370,
+    "gap.py": 360,
+    "bounds.py": 540,
+    "_bound_results.py": 400,
+    "points.py": 360,
+}
 
 
 def unit(path: Path) -> str:

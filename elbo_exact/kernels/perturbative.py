@@ -9,8 +9,8 @@ log p(x) - c + log E_q T_K(u). E_q exp(u) = exp(c), so with the remainder R_K = 
 The best c is the root of E_q u**K = 0, where T_K and T_{K-1} have the same mean. A c that is off by x costs the gap at most
 x f/E_q T_K, where f = E_q u**K / K! is itself a rounding error, so a root to a few ulps is enough.
 
-**The polynomial.** With s = max(1, max |u|/600) and v = u/s, E T_{K-1}(u) = s**(K-1) E sum_k s**(k-K+1) v**k/k!, so nothing leaves the range
-however far a log ratio lies. Horner's rule loses at most 2K u of sum |u|**k/k!, and u itself is off by u (|c| + 2 |u|) + delta, which
+**The polynomial.** With s = max(1, max |u|/600) and v = u/s, E T_{K-1}(u) = s**(K-1) E sum_k s**(k-K+1) v**k/k!, so powers stay in the range
+up to log ratios of some 1e15, where the root is no longer known well enough and nothing is claimed. Horner's rule loses at most 2K u of sum |u|**k/k!, and u itself is off by u (|c| + 2 |u|) + delta, which
 moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much, remainders take over.
 
 **The remainder.** R_k(u) = u**(k+1)/(k+1)! M_k(u), M_k = 1F1(1; k+2; u), and M_{k-1} = 1 + u M_k/(k+1). For u > 0 the series has

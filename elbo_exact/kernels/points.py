@@ -26,17 +26,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from elbo_exact.kernels._jit import BOOL, OUT2, ROW, TABLE, kernel, void
+from elbo_exact.kernels._jit import BOOL, FLOAT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
 from elbo_exact.kernels.plain import pivot_off, plain_offset, plain_state
+from elbo_exact.kernels.reduce import log_evidence_of
 from elbo_exact.kernels.scalar import UNDERFLOW, exp_fraction, log1p, phi_parts, raised, reduced
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold_once, halve_once
 
-__all__ = ["N_STATES", "POINT_MEAN", "POINT_VARIANCE", "open_states", "point_rows", "tight_rows"]
+__all__ = [
+    "N_STATES",
+    "POINT_EVIDENCE",
+    "POINT_MEAN",
+    "POINT_NORMALIZER",
+    "POINT_VARIANCE",
+    "fill_states",
+    "open_states",
+    "point_rows",
+    "tight_rows",
+]
 
-POINT_MEAN, POINT_VARIANCE, N_POINT = 0, 2, 4  # a value, then its bound
-SIZE_E, SIZE_Y, LARGEST, TOP, DELTA, OFF, SHARED, SINGLE, N_STATES = range(9)  # what is known of a row's states
+POINT_MEAN, POINT_VARIANCE, POINT_EVIDENCE, POINT_NORMALIZER, N_POINT = 0, 2, 4, 6, 7  # a value, then its bound
+SIZE_E, SIZE_Y, LARGEST, TOP, DELTA, OFF, SHARED, SINGLE = range(8)  # what is known of a row's states
+EVIDENCE, NORMALIZER, N_STATES = 8, 10, 11  # log evidence and its bound, log sum q
 WEIGHT, RATIO, H, RATIO_H, N_SUMS = 0, 2, 4, 5, 6  # sums of a point; of its second pass:
 TERM, TERM_H, ABS_T, N_TERMS = 0, 2, 3, 4
 POWER, REDUCED, REDUCED_LOW = range(3)  # tiles that carry a block from loop to loop
@@ -102,6 +114,8 @@ def open_states(a, b, weights, partials, e, y0, known):
         return False
     log_a, log_b = log1p(rest_a), log1p(rest_b)
     r = log_a - log_b
+    known[EVIDENCE], known[EVIDENCE + 1] = log_evidence_of(top_a, rest_a, log_a, a.size)
+    known[NORMALIZER] = top_b + log_b
     c, c_low = plain_offset(top_a, top_b, r)
     if not fill_states(a, b, top_a, top_b, c, c_low, e, y0, known):
         return False
@@ -293,11 +307,12 @@ def points_of(e, y0, kept, betas, known, moments, sums, rows):
             )
 
 
-@kernel(void(TABLE, TABLE, ROW, BOOL, OUT2))
-def point_rows(log_joint, log_q, betas, moments, out):
-    """(mean, bound, variance, bound) of log(p/q) at point k of row i into out[i * betas.size + k].
+@kernel(void(TABLE, TABLE, ROW, BOOL, FLOAT, OUT2))
+def point_rows(log_joint, log_q, betas, moments, smallest, out):
+    """(mean, bound, variance, bound, facts) of log(p/q) at point k of row i into out[i * betas.size + k].
 
-    p and q are normalized on their own support, the points live on what both allow; NaN where that is nothing.
+    p and q are normalized on their own support, the points live on what both allow; NaN where that is nothing, and in rows where every
+    |e| is below ``smallest``. The facts are the row's (log evidence, bound, log sum q); NaN where only one of p and q allows a state.
     """
     n, points = log_joint.shape[1], betas.size
     weights, partials = scratch_of(n)
@@ -307,6 +322,11 @@ def point_rows(log_joint, log_q, betas, moments, out):
         rows = out[i * points : (i + 1) * points]
         rows[:, 0::2], rows[:, 1::2] = np.nan, INF
         if open_states(table_row(log_joint, i), table_row(log_q, i), weights, partials, e, y0, known):
+            if known[SINGLE] == 0.0:
+                rows[:, POINT_EVIDENCE], rows[:, POINT_EVIDENCE + 1] = known[EVIDENCE], known[EVIDENCE + 1]
+                rows[:, POINT_NORMALIZER] = known[NORMALIZER]
+            if known[SIZE_E] < smallest:
+                continue
             if moments:
                 points_of(e, y0, kept, betas, known, True, sums, rows)
             else:
