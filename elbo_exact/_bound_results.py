@@ -7,19 +7,38 @@ the restricted problem, whose evidence is (1 - miss) p(x), so that -log(1 - miss
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import check_arithmetic, evidence_results, pair_results, pivoted_results
+from elbo_exact._engine import NAN_POLICIES, check_arithmetic, evidence_results, pair_results, pivoted_results
 from elbo_exact._parallel import TASK_ENTRIES, row_ranges, run
-from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, integer, log_table, real_array
+from elbo_exact._validate import (
+    NORMALIZER_TOLERANCE,
+    FloatArray,
+    broadcast_rows,
+    integer,
+    log_table,
+    one_of,
+    real_array,
+    same_states,
+)
 from elbo_exact.kernels.divergences import RENYI, divergence_rows
-from elbo_exact.kernels.path import N_POINT, POINT_GAP, POINT_MEAN, POINT_VARIANCE, mixed_log_sum_rows, path_rows
+from elbo_exact.kernels.moment import M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT, moment_rows
+from elbo_exact.kernels.path import path_rows
 from elbo_exact.kernels.perturbative import perturbative_rows
-from elbo_exact.kernels.reduce import BAD_TARGET
+from elbo_exact.kernels.points import (
+    N_POINT,
+    POINT_EVIDENCE,
+    POINT_MEAN,
+    POINT_NORMALIZER,
+    POINT_VARIANCE,
+    point_rows,
+    tight_rows,
+)
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_EVIDENCE, OUT_FORWARD, OUT_GAP
 
 __all__ = [
@@ -36,7 +55,9 @@ __all__ = [
 ]
 
 U = 2.0**-53
-GOOD = 2.0**-42  # relative bound on a Renyi gap up to which three log sums will do
+GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
+LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
+POINTS = 64  # of a long row, in a task
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ def renyi_bound_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: f
     """VR_alpha = log p(x) - D_alpha(q || p); lower for alpha >= 0, upper below."""
     if alpha == 1.0:
         return elbo_results(log_joint, log_q, options)
-    fast = _log_sum_renyi(log_joint, log_q, alpha, options)
+    fast = _fast_renyi(log_joint, log_q, alpha, options)
     if fast is not None:
         divergence, evidence, evidence_error, batch = fast
     else:
@@ -91,11 +112,14 @@ def tvo_results(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: FloatArray, side: str, restricted: bool, options: Options
 ) -> BoundResults:
     """A Riemann sum of the thermodynamic integrand; its gap is a sum of divergences between neighbors of the path."""
-    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    batch = same_states(log_table(log_joint, "log_joint"), "log_joint", log_table(log_q, "log_q"), "log_q")
     a, b = _rows_of(log_joint, log_q, batch)
     walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
-    points = _walk(a, b, walked, options, len(checked), False)
-    gap, error = _sum_columns(points[:, :-1, POINT_GAP], points[:, :-1, POINT_GAP + 1])
+    gap, error, evidence, evidence_error = _mean_gaps(a, b, walked, math.prod(batch), options)
+    if (error < np.inf).all():
+        return from_gap(side, gap, error, evidence, evidence_error, batch)
+    checked, _ = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    _fill_gaps(gap, error, a, b, walked, options)
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
     charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
     if not restricted and side == "lower":
@@ -115,7 +139,7 @@ def thermodynamic_results(
     """(points, checked results, batch); columns (integrand, bound, variance, bound)."""
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     a, b = _rows_of(log_joint, log_q, batch)
-    points = _walk(a, b, betas, options, len(checked), True)
+    points = _per_point(point_rows, a, b, betas, (True, 0.0), N_POINT, 0, options, np.arange(len(checked)))
     with np.errstate(invalid="ignore"):
         mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
         integrand = checked[:, OUT_EVIDENCE, None] + mean
@@ -222,48 +246,31 @@ def _careful_renyi(
     return results, wide[:, 0], wide[:, 1], batch
 
 
-@np.errstate(all="ignore")
-def _log_sum_renyi(
+def _fast_renyi(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]] | None:
-    """The same from three log sums where they are accurate enough, row by row; None leaves everything to the careful kernel.
-
-    ((1 - alpha) D = log sum exp(alpha b + (1 - alpha) a) - alpha log W - (1 - alpha) log A, whose bound is that of its parts.)
-    """
-    a, b = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
-    if not 0.0 < abs(alpha) < 1e6 or a.shape[-1] != b.shape[-1]:
+    """The same by the kernel of ``moment``, row by row; None leaves everything, errors too, to the careful kernel."""
+    if not 0.0 < abs(alpha) < 1e6:
         return None
-    target, own = evidence_results(a, options.nan_policy, options.executor)
-    q, q_own = evidence_results(b, options.nan_policy, options.executor, "log_q")
-    beyond = np.abs(q[:, 0]) > (np.inf if options.unnormalized else NORMALIZER_TOLERANCE)
-    try:
-        batch = np.broadcast_shapes(own, q_own)
-    except ValueError:
-        return None
-    if beyond.any() or (target[:, 2] >= BAD_TARGET).any() or (q[:, 2] != 0.0).any():
-        return None
-    wide_a = np.broadcast_to(target.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
-    wide_b = np.broadcast_to(q.reshape(*q_own, 3), (*batch, 3)).reshape(-1, 3)
-    rows_a, rows_b = broadcast_rows(a, batch), broadcast_rows(b, batch)
+    one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
+    target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
+    batch = same_states(target, "log_joint", q, "log_q")
+    a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
+    n_rows = int(np.prod(batch, dtype=np.int64))
     calls = [
-        (mixed_log_sum_rows, _part(rows_a, first, last), _part(rows_b, first, last), (alpha,), (last - first, 2))
-        for first, last in row_ranges(len(wide_a), rows_a.shape[1])
+        (moment_rows, _part(a, first, last), _part(b, first, last), (alpha,), (last - first, N_MOMENT))
+        for first, last in row_ranges(n_rows, a.shape[1])
     ]
-    mixed = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, 2))])
-    c = 1.0 - alpha
-    parts = mixed[:, 0], -alpha * wide_b[:, 0], -c * wide_a[:, 0]
-    value = (parts[0] + parts[1] + parts[2]) / (alpha - 1.0)
-    bound = mixed[:, 1] + abs(alpha) * wide_b[:, 1] + abs(c) * wide_a[:, 1] + 4.0 * U * sum(np.abs(x) for x in parts)
-    bound = 1.01 * (bound / abs(alpha - 1.0) + 4.0 * U * np.abs(value))
-    results = np.stack([value, bound], axis=1)
-    rest = np.flatnonzero(~(bound <= GOOD * np.abs(value)))
-    if rest.size == len(results) and rest.size:
+    found = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, N_MOMENT))])
+    normalizer, limit = found[:, M_NORMALIZER], np.inf if options.unnormalized else NORMALIZER_TOLERANCE
+    if not (np.isfinite(found[:, M_EVIDENCE]) & (np.abs(normalizer) <= limit)).all():
         return None
+    results, rest = found[:, : M_BOUND + 1].copy(), np.flatnonzero(found[:, M_BOUND] == np.inf)
     if rest.size:
         careful = Options(True, options.nan_policy, options.executor)
-        a_rest, b_rest = (table[rest] if len(table) > 1 else table[0] for table in (rows_a, rows_b))
+        a_rest, b_rest = (table[rest] if len(table) > 1 else table[0] for table in (a, b))
         results[rest] = _careful_renyi(a_rest, b_rest, alpha, careful)[0]
-    return results, wide_a[:, 0], wide_a[:, 1], batch
+    return results, found[:, M_EVIDENCE].copy(), found[:, M_EVIDENCE + 1].copy(), batch
 
 
 def _rows_of(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, batch: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
@@ -282,42 +289,79 @@ def _kernel_task(kernel: Any, a: FloatArray, b: FloatArray, arguments: tuple[Any
     return out
 
 
-def _walk(a: FloatArray, b: FloatArray, betas: FloatArray, options: Options, n_rows: int, moments: bool) -> FloatArray:
-    """Columns of ``kernels.path`` at every point of every row; a long row is shared out by points, each with its successor."""
-    count = len(betas)
+def _per_point(
+    kernel: Any,
+    a: FloatArray,
+    b: FloatArray,
+    betas: FloatArray,
+    arguments: tuple[Any, ...],
+    columns: int,
+    successors: int,
+    options: Options,
+    rows: Any,
+) -> FloatArray:
+    """Columns of a kernel at every point of some rows; long rows are shared out by points, each with its ``successors``."""
+    if len(rows) < max(len(a), len(b)):
+        a, b = (table[rows] if len(table) > 1 else table for table in (a, b))
+    count = len(betas) - successors
     if a.shape[1] <= TASK_ENTRIES:
-        calls = [
-            (path_rows, _part(a, first, last), _part(b, first, last), (betas, moments), ((last - first) * count, N_POINT))
-            for first, last in row_ranges(n_rows, a.shape[1] * count)
-        ]
-        parts = run(_kernel_task, calls, options.executor)
-        return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
-    ranges = [(first, min(first + 64, count)) for first in range(0, count, 64)]
+        ranges = [(first, last, 0, count) for first, last in row_ranges(len(rows), a.shape[1] * count)]
+    else:
+        starts = range(0, count, POINTS)
+        ranges = [(i, i + 1, first, min(first + POINTS, count)) for i in range(len(rows)) for first in starts]
     calls = [
         (
-            path_rows,
-            _part(a, i, i + 1),
-            _part(b, i, i + 1),
-            (betas[first : last + 1], moments),
-            (min(last + 1, count) - first, N_POINT),
+            kernel,
+            _part(a, first, last),
+            _part(b, first, last),
+            (betas[start : stop + successors], *arguments),
+            ((last - first) * (stop - start), columns),
         )
-        for i in range(n_rows)
-        for first, last in ranges
+        for first, last, start, stop in ranges
     ]
-    parts = [part[:64] for part in run(_kernel_task, calls, options.executor)]
-    return np.concatenate(parts or [np.empty((0, N_POINT))]).reshape(n_rows, count, N_POINT)
+    parts = run(_kernel_task, calls, options.executor)
+    return np.concatenate(parts or [np.empty((0, columns))]).reshape(len(rows), count, columns)
+
+
+def _mean_gaps(
+    a: FloatArray, b: FloatArray, walked: FloatArray, n_rows: int, options: Options
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """(gap, bound, evidence, bound) of rows as -sum d m, where that is accurate and nothing needs attention; else the bound is inf.
+
+    Without states that only one of p and q allows, sum (d m + KL of the step) = log 1.
+    """
+    one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
+    steps = np.diff(walked)
+    smallest = math.sqrt(LIKELY * len(steps))
+    points = _per_point(point_rows, a, b, walked[:-1], (False, smallest), N_POINT, 0, options, np.arange(n_rows))
+    means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
+    gap, error = _sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
+    evidence, evidence_error, normalizer = (
+        np.ascontiguousarray(points[:, 0, k]) for k in (POINT_EVIDENCE, POINT_EVIDENCE + 1, POINT_NORMALIZER)
+    )
+    limit = np.inf if options.unnormalized else NORMALIZER_TOLERANCE
+    fine = (error <= GOOD * gap) & np.isfinite(evidence) & (np.abs(normalizer) <= limit)
+    return np.where(fine, gap, np.nan), np.where(fine, error, np.inf), evidence, evidence_error
+
+
+def _fill_gaps(gap: FloatArray, error: FloatArray, a: FloatArray, b: FloatArray, walked: FloatArray, options: Options) -> None:
+    """The other gaps as sums of divergences, by tight steps or by steps of any size."""
+    for kernel in (tight_rows, path_rows):
+        rows = np.flatnonzero(np.isnan(gap))
+        if rows.size:
+            points = _per_point(kernel, a, b, walked, (), 2, 1, options, rows)
+            gap[rows], error[rows] = _sum_columns(points[:, :, 0], points[:, :, 1])
 
 
 @np.errstate(all="ignore")
 def _sum_columns(values: FloatArray, bounds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sums of non-negative numbers, with bounds; in the order of the columns."""
-    total = np.zeros(len(values))
+    """Sums with their bounds, in the order of the columns."""
+    total, size, error = np.zeros((3, len(values)))
     for k in range(values.shape[1]):
         total = total + values[:, k]
-    error = np.zeros(len(values))
-    for k in range(values.shape[1]):
+        size = size + np.abs(values[:, k])
         error = error + bounds[:, k]
-    return total, 1.01 * (error + values.shape[1] * U * total)
+    return total, 1.01 * (error + values.shape[1] * U * size)
 
 
 def _set(gap: FloatArray, error: FloatArray, rows: Any, value: float) -> None:

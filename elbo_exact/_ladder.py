@@ -26,16 +26,17 @@ from elbo_exact._bound_results import (
     tvo_results,
 )
 from elbo_exact._engine import shaped
-from elbo_exact._k_sample import k_sample_results
+from elbo_exact._k_sample import annealed_results, k_sample_results
 from elbo_exact._plain import plain
 from elbo_exact._sums import weighted_sum
 from elbo_exact._theorems import Check, verified
 from elbo_exact._validate import FloatArray, integer, one_of, real_array
 from elbo_exact.errors import LogTableError
+from elbo_exact.space import LatentSpace
 
 __all__ = ["FAMILIES", "Ladder", "Rung", "ladder"]
 
-FAMILIES = ("elbo", "eubo", "renyi", "cubo", "perturbative", "tvo", "iwae")
+FAMILIES = ("elbo", "eubo", "renyi", "cubo", "perturbative", "tvo", "ais", "iwae")
 
 
 class Rung(NamedTuple):
@@ -152,6 +153,8 @@ def ladder(
     orders: Sequence[int] = (3,),
     cubo_orders: Sequence[float] = (2.0,),
     include: Sequence[str] = FAMILIES,
+    space: LatentSpace | None = None,
+    sweeps: int = 1,
     weights: npt.ArrayLike | None = None,
     unnormalized: bool = False,
     nan_policy: str = "raise",
@@ -166,7 +169,12 @@ def ladder(
     num_samples, betas, alphas, orders, cubo_orders : sequence
         K of the importance-weighted bounds; schedules of the thermodynamic ones; orders of Renyi, perturbative and chi bounds.
     include : sequence of str
-        Families: "elbo", "eubo", "renyi", "cubo", "perturbative", "tvo", "iwae" (both sides).
+        Families: "elbo", "eubo", "renyi", "cubo", "perturbative", "tvo", "ais", "iwae"; the last three on both sides. The default
+        leaves "ais" out where there is no space.
+    space : LatentSpace, optional
+        The variables behind the states, for the heat-bath sweeps of annealed importance sampling.
+    sweeps : int
+        Of them, at each temperature.
     weights : array_like, shape (...), optional
         Counts of the rows in the totals; 1 by default.
     unnormalized, nan_policy, executor
@@ -181,7 +189,7 @@ def ladder(
     LogTableError
         As in `elbo`; weights of another shape, negative or not finite.
     ValueError
-        An unknown family, or a parameter that its bound refuses.
+        An unknown family, "ais" asked for without a space, or a parameter that its bound refuses.
 
     Examples
     --------
@@ -200,6 +208,9 @@ def ladder(
     """
     options = Options(unnormalized, nan_policy, executor)
     plan = _plan(num_samples, betas, alphas, orders, cubo_orders, include)
+    plan += _annealed_plan(betas, include, space, integer(sweeps, "sweeps", 1))
+    if not plan:
+        raise ValueError("include must name at least one family with a parameter; got none.")
     rungs, counts = [], None
     for name, parameters, cost, compute in plan:
         start = time.perf_counter()
@@ -251,8 +262,25 @@ def _plan(
         count = integer(k, "num_samples", 1)
         for name, side in (("iwae", "lower"), ("iwae_upper", "upper")):
             plan.append((name, {"num_samples": count}, 250, partial(k_sample_results, count=count, side=side)))
-    if not plan:
-        raise ValueError("include must name at least one family with a parameter; got none.")
+    return plan
+
+
+def _annealed_plan(
+    betas: Sequence[int | npt.ArrayLike], include: Sequence[str], space: LatentSpace | None, sweeps: int
+) -> list[tuple[str, dict[str, Any], int, Callable[..., BoundResults]]]:
+    """The rungs of annealed importance sampling, as in ``_plan``."""
+    if "ais" not in include or (space is None and tuple(include) == FAMILIES):
+        return []
+    if space is None:
+        raise ValueError('"ais" in include needs the variables behind the states; got no space; pass space=LatentSpace(...).')
+    plan: list[tuple[str, dict[str, Any], int, Callable[..., BoundResults]]] = []
+    for steps in betas:
+        points = schedule(steps)
+        for side in ("lower", "upper"):
+            parameters = {"betas": steps if isinstance(steps, (int, np.integer)) else points, "side": side}
+            parameters |= {"sweeps": sweeps} if sweeps > 1 else {}
+            compute = partial(annealed_results, betas=points, side=side, space=space, sweeps=sweeps)
+            plan.append(("ais", parameters, (points.size - 1) * space.n_variables * sweeps, compute))
     return plan
 
 

@@ -94,6 +94,10 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
     for order in by_name.get("perturbative", []):
         for place in first if order.parameters["order"] == 1 else []:
             yield from ((place, places[id(order)]), (places[id(order)], place))
+    for annealed in by_name.get("ais", []):
+        if schedule(annealed.parameters["betas"]).size == 2:  # one step has no kernel
+            for place in ends[annealed.side]:
+                yield from ((place, places[id(annealed)]), (places[id(annealed)], place))
     yield from _nested(by_name.get("tvo", []), ends, places)
 
 

@@ -7,13 +7,14 @@ says which orders between them are theorems and which are false.
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._annealing import ais
 from elbo_exact._bound_results import (
     BoundResults,
     Options,
@@ -25,9 +26,10 @@ from elbo_exact._bound_results import (
 )
 from elbo_exact._catalogue import CATALOGUE, Entry, catalogue
 from elbo_exact._engine import shaped
-from elbo_exact._k_sample import jackknife_results, k_sample_results
+from elbo_exact._k_sample import jackknife_results, k_sample_results, renyi_sample_results
 from elbo_exact._ladder import Ladder, ladder
 from elbo_exact._validate import integer, one_of, real_array
+from elbo_exact.importance import curve
 from elbo_exact.variational import elbo, eubo
 
 __all__ = [
@@ -56,6 +58,7 @@ def renyi(
     log_q: npt.ArrayLike,
     alpha: float,
     *,
+    num_samples: int | None = None,
     unnormalized: bool = False,
     nan_policy: str = "raise",
     executor: Any = None,
@@ -69,25 +72,30 @@ def renyi(
     alpha : float
         Any real number or an infinity: a lower bound for alpha >= 0, an upper one below. 1 is the ELBO, 0 is log p(x), or
         log p(x) + log(1 - miss) where q misses posterior mass; +inf is min log w, -inf is max log w.
+    num_samples : int, optional
+        K: E log mean_k w_k**(1 - alpha) / (1 - alpha) over K draws from q, which lies between the ELBO (K = 1) and the bound itself
+        (K to infinity). A lower bound for alpha >= 0; for alpha < 0 an estimate and **no bound**.
     unnormalized, nan_policy, executor
         As in `elbo`.
 
     Returns
     -------
     float or ndarray, shape (...)
-        -inf where alpha >= 1 and q has mass on an impossible state, +inf where alpha < 0 and q misses a possible one.
+        -inf where alpha >= 1 or num_samples is given and q has mass on an impossible state; +inf where alpha < 0 and q misses a
+        possible one, except with num_samples, whose draws know nothing of it.
 
     Raises
     ------
     LogTableError
         As in `elbo`.
     ValueError
-        alpha is NaN or not one number.
+        alpha is NaN or not one number, or an infinity with num_samples; num_samples is no integer of at least 1.
 
     Notes
     -----
-    Non-increasing in alpha. O(S): three log sums, and the careful kernel of `elbo_exact.renyi_divergence` for rows that are nearly
-    tight. Li & Turner (2016), arXiv:1602.02311, equation 4.
+    Non-increasing in alpha. O(S): three log sums, or one and a sum of non-negative terms for rows that are nearly tight. With K draws,
+    the integrals of `iwae` for the target q w**(1 - alpha): O(S) for each of some 250 nodes, whatever K. Li & Turner (2016),
+    arXiv:1602.02311, equations 4 and 7.
 
     Examples
     --------
@@ -95,11 +103,17 @@ def renyi(
     >>> from elbo_exact import bounds
     >>> [float(bounds.renyi(np.log([0.3, 0.1]), np.log([0.5, 0.5]), a).round(6)) for a in (2.0, 0.5, -1.0)]
     [-1.203973, -0.985627, -0.804719]
+    >>> [float(bounds.renyi(np.log([0.3, 0.1]), np.log([0.5, 0.5]), 0.5, num_samples=k).round(6)) for k in (1, 2, 100)]
+    [-1.060132, -1.022879, -0.986346]
     """
     order = real_array(alpha, "alpha")
     if order.ndim or np.isnan(order):
         raise ValueError(f"alpha must be one real number or an infinity; got {alpha!r}.")
-    return _value(renyi_bound_results(log_joint, log_q, float(order), Options(unnormalized, nan_policy, executor)))
+    options = Options(unnormalized, nan_policy, executor)
+    if num_samples is not None:
+        count = integer(num_samples, "num_samples", 1)
+        return _value(renyi_sample_results(log_joint, log_q, float(order), count, options))
+    return _value(renyi_bound_results(log_joint, log_q, float(order), options))
 
 
 def cubo(
@@ -174,7 +188,7 @@ def perturbative(
     Returns
     -------
     float or ndarray, shape (...)
-        -inf where q has mass on an impossible state, and (with no bound) where a log ratio is beyond 600 nats from the reference.
+        -inf where q has mass on an impossible state, and (with no bound) where log ratios are some 1e15 nats apart.
 
     Raises
     ------
@@ -308,19 +322,98 @@ def thermodynamic(
     return SimpleNamespace(integrand=parts[0], variance=parts[2], error=error)
 
 
-def iwae(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
-    """Importance-weighted lower bound of K samples; see `elbo_exact.importance.curve`, whose ``lower`` this is."""
-    return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).lower
+def iwae(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    num_samples: int | Sequence[int] | npt.NDArray[Any],
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Importance-weighted lower bound E log mean_k w_k of K draws from q, w = p(x, z)/q(z), for any K.
+
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    num_samples : int or sequence of int
+        K, from 1 to 2**53; a sequence adds a last axis.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
+
+    Returns
+    -------
+    float or ndarray, shape (...) or (..., len(num_samples))
+        -inf where q has mass on an impossible state, for every K.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        num_samples is not made of integers from 1 to 2**53.
+
+    Notes
+    -----
+    Non-decreasing in K; K = 1 is the ELBO. ``lower`` of `elbo_exact.importance.curve`, which also has its error and noise. O(S) for
+    each of some 250 nodes, whatever K. Burda, Grosse & Salakhutdinov (2016), ICLR, arXiv:1509.00519.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> bounds.iwae(np.log([0.3, 0.1]), np.log([0.5, 0.5]), [1, 10, 10**6]).round(6)
+    array([-1.060132, -0.929264, -0.916291])
+    """
+    return curve(log_joint, log_q, num_samples, unnormalized=unnormalized, nan_policy=nan_policy, executor=executor).lower
 
 
-def iwae_upper(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, num_samples: Any, **options: Any) -> Any:
-    """The matching upper bound of K samples, one of them from the posterior; ``upper`` of `elbo_exact.importance.curve`."""
-    return import_module("elbo_exact.importance").curve(log_joint, log_q, num_samples, **options).upper
+def iwae_upper(
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    num_samples: int | Sequence[int] | npt.NDArray[Any],
+    *,
+    unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
+) -> Any:
+    """Upper bound E log mean_k w_k of K draws, the first from the posterior and the others from q, for any K.
 
+    Parameters
+    ----------
+    log_joint, log_q : array_like, shape (..., S)
+        log p(x, z) and log q(z | x); leading axes broadcast.
+    num_samples : int or sequence of int
+        K, from 1 to 2**53; a sequence adds a last axis.
+    unnormalized, nan_policy, executor
+        As in `elbo`.
 
-def ais(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, betas: npt.ArrayLike | int, kernels: Any = None, **options: Any) -> Any:
-    """Expected log-weight of annealed importance sampling, forward ("lower") or time-reversed ("upper"), exactly."""
-    return import_module("elbo_exact._annealing").ais(log_joint, log_q, betas, kernels, **options)
+    Returns
+    -------
+    float or ndarray, shape (...) or (..., len(num_samples))
+        +inf where q misses a possible state, for every K; NaN where p(x) = 0.
+
+    Raises
+    ------
+    LogTableError
+        As in `elbo`.
+    ValueError
+        num_samples is not made of integers from 1 to 2**53.
+
+    Notes
+    -----
+    Non-increasing in K; K = 1 is the EUBO; at most log p(x) + log(1 + chi2/K). ``upper`` of `elbo_exact.importance.curve`; costs
+    what `iwae` does. Sobolev & Vetrov (2019), NeurIPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> bounds.iwae_upper(np.log([0.3, 0.1]), np.log([0.5, 0.5]), [1, 10, 10**6]).round(6)
+    array([-0.785479, -0.903638, -0.916291])
+    """
+    return curve(log_joint, log_q, num_samples, unnormalized=unnormalized, nan_policy=nan_policy, executor=executor).upper
 
 
 def jackknife(
@@ -353,6 +446,14 @@ def jackknife(
     -----
     sum over j of (-1)**j (K - j)**m / ((m - j)! j!) L_(K - j), computed from the gaps. Its bias is O(K**-(m + 1)).
     Nowozin (2018), ICLR, equation 12.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> a, b = np.log([0.1, 0.9]), np.log([0.3, 0.7])
+    >>> print(f"{bounds.jackknife(a, b, 2):.6f} lies above log p(x) = 0")
+    0.024702 lies above log p(x) = 0
     """
     options = Options(unnormalized)
     return _value(
@@ -375,6 +476,7 @@ def sumo(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, terms: int, *, unnormal
     Returns
     -------
     float or ndarray, shape (...)
+        -inf where q has mass on an impossible state.
 
     Raises
     ------
@@ -385,7 +487,15 @@ def sumo(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, terms: int, *, unnormal
 
     Notes
     -----
-    Luo, Beatson, Norouzi, Zhu, Duvenaud, Adams & Chen (2020), ICLR.
+    Its terms telescope, so that the expectation is `iwae` of m + 1 samples, and costs the same. Luo, Beatson, Norouzi, Zhu, Duvenaud,
+    Adams & Chen (2020), ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbo_exact import bounds
+    >>> [float(bounds.sumo(np.log([0.3, 0.1]), np.log([0.5, 0.5]), m).round(6)) for m in (0, 9)]
+    [-1.060132, -0.929264]
     """
     return _value(k_sample_results(log_joint, log_q, integer(terms, "terms", 0) + 1, "lower", Options(unnormalized)))
 

@@ -77,6 +77,8 @@ TESTED_ELSEWHERE = {
     "kernels/laplace_gradient.py": ("test_importance.py", "the public functions add validation only"),
     "kernels/laplace_law.py": ("test_importance.py", "likewise"),
     "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
+    "kernels/moment.py": ("test_bounds.py", "as renyi.py, through the bounds of every order"),
+    "kernels/points.py": ("test_kernels_path.py", "one path, its fast and its careful passes"),
     "_bound_results.py": ("test_bounds.py", "the public functions add docstrings only"),
     "_catalogue.py": ("test_bounds.py", "a table"),
     "_k_sample.py": ("test_bounds.py", "seen through the jackknife and SUMO"),
@@ -87,7 +89,14 @@ TESTED_ELSEWHERE = {
     "kernels/tiles.py": ("test_kernels_short.py", "tiles are seen at their limits"),
 }
 # a public function each 45 lines, 35 of them its documented contract; and the two passes over a chunk beside each other
-EXCEPTIONS = {"divergence.py": 540, "evidence.py": 370, "gap.py": 360, "bounds.py": 420, "_bound_results.py": 380}
+EXCEPTIONS = {
+    "divergence.py": 540,
+    "evidence.py": 370,
+    "gap.py": 360,
+    "bounds.py": 540,
+    "_bound_results.py": 400,
+    "points.py": 360,
+}
 
 
 def unit(path: Path) -> str:

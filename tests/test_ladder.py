@@ -132,3 +132,24 @@ def test_a_ladder_is_drawn(tmp_path: Path) -> None:
     assert [text.get_text() for text in axes.get_yticklabels()] == [r.label for r in found.rungs if math.isfinite(r.total)]
     plot.save_ladder(found, tmp_path / "ladder.png")
     assert [path.name for path in tmp_path.iterdir()] == ["ladder.png"]
+
+
+def test_annealed_rungs_obey_their_theorems() -> None:
+    space = ee.LatentSpace((2,) * 6)
+    found = bounds.ladder(*asia(), betas=(1, 10), include=("elbo", "eubo", "tvo", "ais"), space=space, sweeps=2)
+    assert next(rung.label for rung in found.rungs if rung.name == "ais") == "ais(betas=1, side=lower, sweeps=2)"
+    statements = [check.statement for check in found.verify(strict=True)]
+    assert "ais(betas=10, side=lower, sweeps=2) <= log p(x)" in statements
+    assert "elbo <= ais(betas=1, side=lower, sweeps=2)" in statements
+    assert "ais(betas=1, side=lower, sweeps=2) <= elbo" in statements
+    assert found["ais(betas=10, side=upper, sweeps=2)"].states == 64 * 10 * 6 * 2
+    worse = [r._replace(gap=2.0 * r.gap) if r.label == "ais(betas=1, side=upper, sweeps=2)" else r for r in found.rungs]
+    assert not all(check.holds for check in verified(worse))
+    assert not [s for s in statements if "tvo" in s and "ais" in s]  # F9
+    with pytest.raises(ValueError, match='"ais" in include needs the variables behind the states; got no space'):
+        bounds.ladder(*asia(), include=("ais",))
+
+
+def test_the_ladder_of_a_report_anneals_networks() -> None:
+    assert "ais" in {rung.name for rung in ee.study("asia").ladder.rungs}
+    assert "ais" not in {rung.name for rung in ee.study("coins").ladder.rungs}

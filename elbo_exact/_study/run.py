@@ -11,14 +11,17 @@ from elbo_exact._audit import audit
 from elbo_exact._study.checks import Findings, checks_of
 from elbo_exact._study.fits import ModelFit, latent_class_fits, tied_fit
 from elbo_exact._study.result import Approximation, Study
-from elbo_exact._study.rows import approximations, rows_of
+from elbo_exact._study.rows import Rows, approximations, rows_of
 from elbo_exact._study.words import sentence
 from elbo_exact._validate import integer
-from elbo_exact.bounds import ladder
+from elbo_exact.bounds import Ladder, ladder
 from elbo_exact.evidence import posterior_marginals
 from elbo_exact.gallery import Problem, load
 
 __all__ = ["study"]
+
+STEPS = 10  # of the thermodynamic and annealed bounds
+ANNEALING_WORK = 10**7  # states x steps x variables up to which a report anneals: below a second
 
 
 def study(
@@ -91,9 +94,16 @@ def study(
         states=rows.states,
         approximations=tuple(parts),
         checks=checks_of(findings),
-        ladder=ladder(rows.log_joint, rows.log_prior, weights=rows.counts, executor=executor),
+        ladder=_ladder(rows, executor),
         sentence=sentence(parts, rows.counts, rows.names),
     )
+
+
+def _ladder(rows: Rows, executor: Any) -> Ladder:
+    """Bounds with the prior as q; annealing where there is more than one variable and few enough operations."""
+    work = rows.log_joint.size * STEPS * rows.space.n_variables
+    space = rows.space if rows.space.n_variables > 1 and work <= ANNEALING_WORK else None
+    return ladder(rows.log_joint, rows.log_prior, betas=(STEPS,), weights=rows.counts, space=space, executor=executor)
 
 
 def _fits(problem: Problem, restarts: int, rng: np.random.Generator, progress: bool, executor: Any) -> tuple[ModelFit, ...]:

@@ -3,16 +3,20 @@
 With e = log(p/q) around the pivot, u = e + c and T_k the Taylor polynomial of exp of degree k, the bound is
 log p(x) - c + log E_q T_K(u). E_q exp(u) = exp(c), so with the remainder R_K = exp - T_K >= 0
 
-    gap = -log1p(-rho)            rho = exp(-c) E_q R_K(u)                for small rho: all terms >= 0
-        = c - log E_q T_{K-1}(u)                                          for large: T_{K-1} > 0, its degree is even
+    gap = c - log E_q T_{K-1}(u)                              for large gaps: T_{K-1} > 0, its degree is even
+        = -log1p(-rho)            rho = exp(-c) E_q R_K(u)                for small: all terms >= 0
 
 The best c is the root of E_q u**K = 0, where T_K and T_{K-1} have the same mean. A c that is off by x costs the gap at most
 x f/E_q T_K, where f = E_q u**K / K! is itself a rounding error, so a root to a few ulps is enough.
 
+**The polynomial.** With s = max(1, max |u|/600) and v = u/s, E T_{K-1}(u) = s**(K-1) E sum_k s**(k-K+1) v**k/k!, so powers stay in the range
+up to log ratios of some 1e15, where the root is no longer known well enough and nothing is claimed. Horner's rule loses at most 2K u of sum |u|**k/k!, and u itself is off by u (|c| + 2 |u|) + delta, which
+moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much, remainders take over.
+
 **The remainder.** R_k(u) = u**(k+1)/(k+1)! M_k(u), M_k = 1F1(1; k+2; u), and M_{k-1} = 1 + u M_k/(k+1). For u > 0 the series has
 positive terms. For u = -x < 0 the recurrence shrinks its errors downward while x < k+1 and upward, from M_{-1} = exp(-x), while x > k+1.
 The relative error is at most (12 + 3K) u in R_K: the power K+1 rounded products, the recurrence a geometric sum of two
-roundings per step, the series its own two per term.
+roundings per step, the series its own two per term. For |u| <= 1, 18 terms are enough and loops over lanes do.
 """
 
 from __future__ import annotations
@@ -20,14 +24,19 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.pivoted import row_log_sum, row_pivot, scratch_of, state_ratio, table_row
+from elbo_exact.kernels.moment import row_weights
+from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
+from elbo_exact.kernels.points import ABSENT, DELTA, N_STATES, OFF, open_states
 from elbo_exact.kernels.reduce import WEIGHT_ERROR, sum_error
-from elbo_exact.kernels.scalar import exp, log, log1p, two_sum, weight
-from elbo_exact.kernels.tree import ETA, INF, U, chain_error
+from elbo_exact.kernels.scalar import exp, log, log1p, two_sum
+from elbo_exact.kernels.tiles import tiles
+from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold, halve
 
 __all__ = ["perturbative_rows", "remainder_factor"]
 
-LARGEST = 600.0  # of |u|: beyond, powers and exponentials leave the range together
+LARGEST = 600.0  # of |u|: beyond, powers and exponentials would leave the range together
+GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
+SERIES_TERMS = 18
 
 
 @kernel
@@ -65,48 +74,137 @@ def power_term(u, k):
 
 
 @kernel
+def power_block(lanes, carried, e, w, c, inverse, half, count):
+    """w x**k, its size, and w x**(k-1) of a block, x = (e + c) * inverse and k = 2 half + 1."""
+    for j in range(count):
+        x = (e[j] + c) * inverse
+        carried[0, j], carried[1, j], carried[2, j] = x, x * x, w[j]
+    for _ in range(half):
+        for j in range(count):
+            carried[2, j] *= carried[1, j]
+    for j in range(count):
+        term = carried[2, j] * carried[0, j]
+        add(lanes, 0, j, term)
+        lanes[2, j] += abs(term)
+        lanes[3, j] += carried[2, j]
+
+
+@kernel
 def mean_power(e, w, c, k, scale):
-    """(sum w ((e + c)/scale)**k, the same of absolute values)."""
-    total, size = 0.0, 0.0
-    for j in range(e.size):
-        x = (e[j] + c) / scale
-        term, square = w[j] * x, x * x
-        for _ in range(k // 2):
-            term *= square
-        total += term
-        size += abs(term)
-    return total, size
-
-
-@kernel
-def best_reference(e, w, k):
-    """The c with sum w (e + c)**k = 0, to a few ulps of the largest |e|, by secants with bisection."""
-    low, high = INF, -INF
-    for j in range(e.size):
-        low, high = min(low, -e[j]), max(high, -e[j])
-    scale = max(high - low, 1e-300)
-    below, above, side = mean_power(e, w, low, k, scale)[0], mean_power(e, w, high, k, scale)[0], 0
-    for step in range(200):
-        if high - low <= 4.0 * U * max(abs(low), abs(high)):
-            break
-        c = 0.5 * (low + high)
-        if step % 3 != 2 and above > below:  # regula falsi with halved ends, and every third step a bisection
-            c = min(max(low - below * ((high - low) / (above - below)), low), high)
-        value = mean_power(e, w, c, k, scale)[0]
-        if value == 0.0:
-            return c
-        if value < 0.0:
-            above = 0.5 * above if side < 0 else above
-            low, below, side = c, value, -1
+    """(sum w x**k, the same of absolute values, sum w x**(k-1)) for x = (e + c)/scale and odd k."""
+    lanes, carried = tiles(), tiles()
+    clear(lanes, 0, 4)
+    inverse = 1.0 / scale
+    for start in range(0, e.size, LANES):
+        x, y = e[start : start + LANES], w[start : start + LANES]
+        if x.size == LANES:
+            power_block(lanes, carried, x, y, c, inverse, k // 2, LANES)
         else:
-            below = 0.5 * below if side > 0 else below
-            high, above, side = c, value, 1
-    return 0.5 * (low + high)
+            power_block(lanes, carried, x, y, c, inverse, k // 2, x.size)
+    high, low = halve(lanes, 0)
+    return high + low, fold(lanes, 2), fold(lanes, 3)
 
 
 @kernel
-def near_sums(e, w, c, k, errors):
-    """(E_q R_k(u), bound) without the normalizer; terms are non-negative."""
+def best_reference(e, w, k, start, low, high):
+    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket."""
+    scale = max(high - low, 1e-300)
+    c = min(max(start, low), high)
+    for step in range(200):
+        value, _, slope = mean_power(e, w, c, k, scale)
+        if value == 0.0 or high - low <= 4.0 * U * max(abs(low), abs(high)):
+            return c
+        low, high = (c, high) if value < 0.0 else (low, c)
+        change = value / (k * slope) * scale if slope > 0.0 else INF
+        if abs(change) <= 2.0 * U * max(abs(c), 1e-300):
+            return c
+        c -= change
+        if not low < c < high or step % 8 == 7:
+            c = low + 0.5 * (high - low)
+    return c
+
+
+@kernel
+def even_block(lanes, carried, e, w, c, inverse, delta, coefficients, count):
+    """w T(u) of a block, and the sizes that bound its error, by Horner's rule; ``coefficients`` are those of powers of v."""
+    last = coefficients.size - 1
+    for j in range(count):
+        v = (e[j] + c) * inverse
+        carried[0, j], carried[1, j], carried[2, j], carried[3, j] = v, abs(v), coefficients[last], 0.0
+        carried[4, j] = coefficients[last]
+    for i in range(last - 1, -1, -1):
+        x = coefficients[i]
+        for j in range(count):
+            size = carried[1, j]
+            carried[3, j] = carried[3, j] * size + carried[4, j]  # the derivative of the sizes
+            carried[2, j] = carried[2, j] * carried[0, j] + x
+            carried[4, j] = carried[4, j] * size + x
+    spread = U * abs(c) * inverse + delta * inverse
+    for j in range(count):
+        add(lanes, 0, j, w[j] * carried[2, j])
+        lanes[2, j] += w[j] * carried[4, j]
+        lanes[3, j] += w[j] * (carried[3, j] * (spread + 4.0 * U * carried[1, j]))
+
+
+@kernel
+def even_mean(e, w, c, scale, delta, coefficients, total_w, n):
+    """(E_q T_{k-1}(u) / scale**(k-1), bound)."""
+    lanes, carried = tiles(), tiles()
+    clear(lanes, 0, 4)
+    inverse = 1.0 / scale
+    for start in range(0, e.size, LANES):
+        x, y = e[start : start + LANES], w[start : start + LANES]
+        if x.size == LANES:
+            even_block(lanes, carried, x, y, c, inverse, delta, coefficients, LANES)
+        else:
+            even_block(lanes, carried, x, y, c, inverse, delta, coefficients, x.size)
+    high, low = halve(lanes, 0)
+    mean, size, moved = (high + low) / total_w, fold(lanes, 2) / total_w, fold(lanes, 3) / total_w
+    relative = WEIGHT_ERROR + sum_error(n) + 2.0 * chain_error(n) + (2.0 * coefficients.size + 6.0) * U
+    return mean, 1.01 * (size * relative + moved) + 4.0 * n * ETA
+
+
+@kernel
+def small_block(lanes, carried, e, w, c, delta, k, inverses, count):
+    """w R_k(u) of a block with every |u| <= 1, and w |u|**k/k!."""
+    for j in range(count):
+        carried[0, j], carried[1, j], carried[2, j] = e[j] + c, 1.0, w[j]
+    for i in range(SERIES_TERMS, 0, -1):
+        x = inverses[k + 1 + i]
+        for j in range(count):
+            carried[1, j] = 1.0 + carried[0, j] * x * carried[1, j]
+    for i in range(1, k + 1):
+        x = inverses[i]
+        for j in range(count):
+            carried[2, j] *= abs(carried[0, j]) * x
+    last = inverses[k + 1]
+    for j in range(count):
+        add_weight(lanes, 0, j, (carried[2, j] * (abs(carried[0, j]) * last)) * carried[1, j])
+        lanes[2, j] += carried[2, j]
+
+
+@kernel
+def small_sums(e, w, c, k, delta):
+    """(sum w R_k(u), bound) where every |u| <= 1: (12 + 3k) u, and |R_{k-1}| <= exp(1) |u|**k/k! times what u is off."""
+    lanes, carried = tiles(), tiles()
+    clear(lanes, 0, 3)
+    inverses = 1.0 / np.arange(0.0, k + 2.0 + SERIES_TERMS)
+    for start in range(0, e.size, LANES):
+        x, y = e[start : start + LANES], w[start : start + LANES]
+        if x.size == LANES:
+            small_block(lanes, carried, x, y, c, delta, k, inverses, LANES)
+        else:
+            small_block(lanes, carried, x, y, c, delta, k, inverses, x.size)
+    high, low = halve(lanes, 0)
+    total, slope = high + low, fold(lanes, 2)
+    # u R_{k-1} <= 3.5 (k+1) R_k there
+    bound = total * (WEIGHT_ERROR + (12.0 + 4.0 * k + 7.0 * (k + 1.0)) * U) + 2.8 * slope * (U * abs(c) + delta)
+    return total, bound + 4.0 * e.size * ETA
+
+
+@kernel
+def careful_sums(e, w, c, k, delta):
+    """(sum w R_k(u), bound) for any u, state by state."""
     total, low, bound = 0.0, 0.0, 0.0
     for j in range(e.size):
         u = e[j] + c
@@ -114,13 +212,13 @@ def near_sums(e, w, c, k, errors):
         total, error = two_sum(total, term)
         low += error
         slope = abs(w[j] * power_term(u, k)) * remainder_factor(k - 1, u)  # |dR_k/du| = |R_{k-1}|
-        bound += term * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (errors[j] + U * abs(u)) + ETA
+        bound += term * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (U * abs(e[j]) + delta + U * abs(u)) + ETA
     return total + low, bound
 
 
 @kernel
-def even_sums(e, w, c, k, errors):
-    """(E_q T_{k-1}(u), bound) without the normalizer, k odd: positive terms."""
+def careful_even_mean(e, w, c, k, delta, total_w, n):
+    """``even_mean`` state by state: below zero, T_{k-1} = exp - R_{k-1} of positive terms."""
     total, low, bound = 0.0, 0.0, 0.0
     for j in range(e.size):
         u = e[j] + c
@@ -136,67 +234,94 @@ def even_sums(e, w, c, k, errors):
         low += error
         # |T_{k-2}| <= T_{k-1} + |u|**(k-1)/(k-1)! bounds the slope
         slope = w[j] * (value + abs(power_term(u, k - 1)))
-        bound += x * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (errors[j] + U * abs(u)) + ETA
-    return total + low, bound
+        bound += x * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (U * abs(e[j]) + delta + U * abs(u)) + ETA
+    mean = (total + low) / total_w
+    return mean, 1.01 * (bound / total_w + mean * (sum_error(n) + chain_error(n) + 4.0 * U))
 
 
 @kernel
-def row_gap(e, w, errors, off, total_w, k, n):
-    """(gap, bound) of a row from its log ratios and weights."""
-    c = best_reference(e, w, k)
-    largest = 0.0
-    for j in range(e.size):
-        largest = max(largest, abs(e[j] + c))
-    if not largest < LARGEST:
+def even_gap(c, mean, bound, k, scale, off):
+    """(gap, bound) of c - log E T_{k-1}(u); NaN where the mean is not known to half of itself."""
+    if not (bound < 0.5 * mean and mean < INF):
         return np.nan, INF
-    relative = sum_error(n) + chain_error(e.size) + 4.0 * U
+    spread, power = log(mean), (k - 1) * log(scale)
+    value = c - (spread + power)
+    rounding = U * (abs(c) + 4.0 * abs(spread) + 5.0 * abs(power) + 2.0 * abs(value))
+    return value, 1.01 * (bound / (mean - bound) + off + rounding)
+
+
+@kernel
+def residual_of(e, w, c, k, scale, largest, delta, total_w, n):
+    """Bound on |E_q v**k| at c, v = u/scale."""
+    value, own, slope = mean_power(e, w, c, k, scale)
+    moved = k * slope * (U * (2.0 * largest + abs(c)) + delta) / scale
+    return 1.01 * (abs(value) + own * ((10.0 + 4.0 * k) * U + chain_error(n)) + moved + 4.0 * n * ETA) / total_w
+
+
+@kernel
+def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
+    """(gap, bound) of a row from its log ratios and weights."""
+    n, delta, off = e.size, known[DELTA], known[OFF]
+    c = best_reference(e, w, k, start, low, high)
+    largest = max(abs(c - low), abs(c - high))  # low = min -e, high = max -e
+    scale = max(1.0, largest / LARGEST)
     factor = 1.0
     for j in range(2, k + 1):
         factor /= j
-    value, own = mean_power(e, w, c, k, 1.0)
-    slope = k * mean_power(e, w, c, k - 1, 1.0)[1]
-    # E u**K at c, at most; then c is off by at most x with 2 (x/2)**K <= residual, since (u + x)**K - u**K >= 2 (x/2)**K
-    residual = 1.01 * (abs(value) + own * (6.0 + 2.0 * k) * U + slope * 2.0 * U * (largest + abs(c))) / total_w
+    residual = residual_of(e, w, c, k, scale, largest, delta, total_w, n)
+    coefficients[k - 1] = factor * k
+    for j in range(k - 2, -1, -1):
+        coefficients[j] = coefficients[j + 1] * (j + 1) / scale
+    mean, bound = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
+    # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
+    value, bound = even_gap(c, mean, bound + factor * residual * scale, k, scale, off)
+    if bound <= GOOD * value or scale > 1.0:
+        return value, bound
+    if largest <= 1.0:
+        rho, bound = small_sums(e, w, c, k, delta)
+    else:
+        rho, bound = careful_sums(e, w, c, k, delta)
+    # c is off by at most x with 2 (x/2)**K <= residual, since (u + x)**K - u**K >= 2 (x/2)**K
     reach = 2.02 * exp(log(0.5 * residual) / k) if residual > 0.0 else 0.0
-    rho, bound = near_sums(e, w, c, k, errors)
     outside = exp(-c) / total_w
     rho, bound = rho * outside, bound * outside
-    bound += rho * (relative + 4.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA
-    bound += exp(-c) * factor * residual * reach
-    if rho < 0.5:
+    bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA
+    bound = 1.01 * (bound + exp(-c) * factor * residual * reach)
+    if rho < 0.5 and bound < 0.25:
         value = -log1p(-rho)
-        bound = 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
-        return value, bound
-    mean, bound = even_sums(e, w, c, k, errors)
-    mean, bound = mean / total_w, bound / total_w
-    # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
-    bound += mean * relative + factor * residual
-    value = c - log(mean)
-    return value, 1.01 * (bound / max(mean - bound, 0.5 * mean) + off + U * (abs(c) + 2.0 * abs(log(mean)) + abs(value)))
+        return value, 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
+    mean, bound = careful_even_mean(e, w, c, k, delta, total_w, n)
+    return even_gap(c, mean, bound + factor * residual, k, 1.0, off)
+
+
+@kernel
+def bracket(e, y0, w):
+    """(sum w e, min -e, max -e) over the states that p and q share; the others lose their weight and take a shared ratio."""
+    mean, low, high, shared = 0.0, INF, -INF, 0.0
+    for j in range(e.size):
+        if y0[j] > ABSENT:
+            mean += w[j] * e[j]
+            low, high, shared = min(low, -e[j]), max(high, -e[j]), e[j]
+    for j in range(e.size):
+        if y0[j] <= ABSENT:
+            e[j], w[j] = shared, 0.0
+    return mean, low, high
 
 
 @kernel(void(TABLE, TABLE, INT, OUT2))
 def perturbative_rows(log_joint, log_q, order, out):
-    """(gap, bound) of every row at one odd order, over the common support; NaN where that is empty or |e| is beyond 600."""
+    """(gap, bound) of every row at one odd order, over the common support; NaN where that is empty or a difference overflows."""
     n = log_joint.shape[1]
     weights, partials = scratch_of(n)
-    e, w, errors = np.empty(n), np.empty(n), np.empty(n)
+    e, y0, w, known, coefficients = np.empty(n), np.empty(n), np.empty(n), np.empty(N_STATES), np.empty(order)
     for i in range(out.shape[0]):
         a, b = table_row(log_joint, i), table_row(log_q, i)
         out[i, 0], out[i, 1] = np.nan, INF
-        top_a, rest_a = row_log_sum(a, weights, partials)
-        top_b, rest_b = row_log_sum(b, weights, partials)
-        if rest_a < 0.0 or rest_b < 0.0:
-            continue
-        r, t, off = row_pivot(a, b, top_a, rest_a, top_b, rest_b)
-        count, known = 0, off < INF
-        for z in range(n):
-            if a[z] > -INF and b[z] > -INF:
-                e[count], _, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
-                w[count], errors[count] = weight(b[z], top_b), U * abs(e[count]) + delta
-                known = known and abs(e[count]) < INF
-                count += 1
-        if known and count > 0:
-            value, bound = row_gap(e[:count], w[:count], errors[:count], off, 1.0 + rest_b, order, n)
+        if open_states(a, b, weights, partials, e, y0, known):
+            top_b, rest_b = row_log_sum(b, weights, partials)
+            row_weights(b, top_b, w)
+            mean, low, high = bracket(e, y0, w)
+            total_w = 1.0 + rest_b
+            value, bound = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients)
             if bound < INF:
                 out[i, 0], out[i, 1] = max(0.0, value), bound
