@@ -263,14 +263,17 @@ def _fast_renyi(
     ]
     found = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, N_MOMENT))])
     normalizer, limit = found[:, M_NORMALIZER], np.inf if options.unnormalized else NORMALIZER_TOLERANCE
-    if not (np.isfinite(found[:, M_EVIDENCE]) & (np.abs(normalizer) <= limit)).all():
-        return None
-    results, rest = found[:, : M_BOUND + 1].copy(), np.flatnonzero(found[:, M_BOUND] == np.inf)
+    usable = np.isfinite(found[:, M_EVIDENCE]) & (np.abs(normalizer) <= limit)
+    results, rest = found[:, : M_BOUND + 1].copy(), np.flatnonzero(usable & (found[:, M_BOUND] == np.inf))
     if rest.size:
         careful = Options(True, options.nan_policy, options.executor)
         a_rest, b_rest = (table[rest] if len(table) > 1 else table[0] for table in (a, b))
         results[rest] = _careful_renyi(a_rest, b_rest, alpha, careful)[0]
-    return results, found[:, M_EVIDENCE].copy(), found[:, M_EVIDENCE + 1].copy(), batch
+    evidence, evidence_error = found[:, M_EVIDENCE].copy(), found[:, M_EVIDENCE + 1].copy()
+    if not usable.all():  # it raises what is to be raised; other rows keep their bits
+        columns = _careful_renyi(log_joint, log_q, alpha, options)[:3]
+        results[~usable], evidence[~usable], evidence_error[~usable] = (column[~usable] for column in columns)
+    return results, evidence, evidence_error, batch
 
 
 def _rows_of(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, batch: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:

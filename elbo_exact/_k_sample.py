@@ -52,8 +52,13 @@ def jackknife_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int
     gaps, bounds, evidence, batch = _gaps(log_joint, log_q, [count - j for j in range(order + 1)], "lower", options)
     factors = [(-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j)) for j in range(order + 1)]
     with np.errstate(all="ignore"):
-        gap = np.where((gaps == np.inf).any(axis=1), np.inf, gaps @ np.array(factors))
-        error = bounds @ np.abs(factors) + (order + 3) * U * (np.abs(gaps) @ np.abs(factors))
+        gap, size, error = np.zeros((3, len(gaps)))
+        for column, bound, factor in zip(
+            gaps.T, bounds.T, factors, strict=True
+        ):  # in this order: the bits of a row are its own
+            gap, size, error = gap + factor * column, size + abs(factor * column), error + abs(factor) * bound
+        gap = np.where((gaps == np.inf).any(axis=1), np.inf, gap)
+        error = error + (order + 3) * U * size
     exact = ((gaps == np.inf) & (bounds == 0.0)).any(axis=1)
     return from_gap("lower", gap, np.where(exact, 0.0, 1.01 * error), evidence[:, 0], evidence[:, 1], batch)._replace(
         side="estimate"

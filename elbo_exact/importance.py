@@ -238,7 +238,8 @@ def gradient_moments(
     mean, mean_error, variance, variance_error = (values[:, :, i] for i in range(4))
     with np.errstate(all="ignore"):
         snr = np.abs(mean) / np.sqrt(variance)
-        snr_error = snr * (1.01 * (mean_error / np.abs(mean) + 0.5 * variance_error / variance) + 4.0 * U)
+        largest = (np.abs(mean) + mean_error) / np.sqrt(variance - variance_error)  # farther from snr than the smallest
+        snr_error = 1.01 * (largest - snr) + 4.0 * U * largest
         snr_error = np.where(np.isfinite(snr_error), snr_error, np.inf)
     shape = batch if scalar else (*batch, counts.size)
     errors = SimpleNamespace(

@@ -253,3 +253,25 @@ def test_the_catalogue_names_functions_and_sides() -> None:
     upper = {entry.name for entry in bounds.CATALOGUE if entry.needs_support}
     assert upper == {"eubo", "renyi", "cubo", "tvo", "iwae_upper", "ais"}
     assert elbo_results(*MISS, Options()).side == "lower"
+
+
+@pytest.mark.parametrize("name", ["renyi", "cubo", "tvo", "perturbative", "iwae", "jackknife"])
+def test_a_row_does_not_know_its_neighbors(name: str) -> None:
+    """Same bits alone, in a batch, and beside a row of NaN and an impossible one."""
+    rng = np.random.default_rng(3)
+    a = rng.normal(0.0, 3.0, (20, 7))
+    b = a + rng.normal(0.0, 1.0, a.shape)
+    b -= ee.log_evidence(b)[:, None]
+    if name != "jackknife":  # which raises
+        a[5], a[9] = np.nan, -np.inf
+    calls = {
+        "renyi": lambda x, y: bounds.renyi(x, y, 0.5, nan_policy="propagate"),
+        "cubo": lambda x, y: bounds.cubo(x, y, 2.0, nan_policy="propagate"),
+        "tvo": lambda x, y: bounds.tvo(x, y, 7, "upper", nan_policy="propagate"),
+        "perturbative": lambda x, y: bounds.perturbative(x, y, 3, nan_policy="propagate"),
+        "iwae": lambda x, y: bounds.iwae(x, y, 5, nan_policy="propagate"),
+        "jackknife": lambda x, y: bounds.jackknife(x, y, 9, 3),
+    }
+    together = calls[name](a, b)
+    for i in set(range(20)) - {5, 9}:
+        assert together[i] == calls[name](a[i], b[i])

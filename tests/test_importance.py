@@ -492,3 +492,47 @@ def test_results_print_and_become_dictionaries() -> None:
     assert plain["num_samples"] == 10 and set(plain["error"]) == {"log_evidence", "lower", "upper", *FIELDS, "ess_fraction"}
     assert "snr" in str(moments_of(a, b, [1.0, 0.0], 3)) and "all_zero" in str(law_of(a, b, 3))
     assert np.shape(law_of(a, b, [1, 3]).to_dict()["law"]) == (2, 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e6, 1e9])
+def test_a_constant_in_the_gradient_leaves_the_variance(offset: float) -> None:
+    """K = 1 draws g itself: its variance is q0 q1 (g0 - g1)**2, whatever the mean, and the difference of two such doubles is exact."""
+    g = np.array([offset + 1.0 / 3.0, offset - 1.0 / 3.0])
+    found = ee.importance.gradient_moments(np.log([0.3, 0.7]), np.log([0.5, 0.5]), g, 1)
+    exact = 0.25 * (g[0] - g[1]) ** 2
+    assert abs(found.variance - exact) <= found.error.variance + 2.0 * 2.0**-53 * exact
+    alone = ee.importance.gradient_moments(np.log([0.3, 0.7]), np.log([0.5, 0.5]), [1.0 / 3.0, -1.0 / 3.0], 1)
+    assert found.error.variance <= 1.01 * alone.error.variance < 1e-13 * exact
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_a_constant_score_is_no_score(k: int) -> None:
+    """E_q h is taken out of h, so nothing is left; what rounding leaves is within the bounds."""
+    found = ee.importance.gradient_moments(
+        np.log([0.3, 0.6, 0.1]), np.log([0.5, 0.2, 0.3]), [1.0 / 3.0] * 3, k, estimator="score"
+    )
+    assert abs(found.mean) <= found.error.mean
+    assert found.variance <= found.error.variance
+
+
+def test_a_ratio_of_a_variance_that_could_be_nothing_is_unknown() -> None:
+    gradient = [1.0000000114615408, 1.0000000112922762]
+    found = ee.importance.gradient_moments([0.0, 0.0], np.log([0.5, 0.5]), gradient, 5, estimator="doubly_reparameterized")
+    assert found.error.variance >= found.variance
+    assert found.error.snr == np.inf
+    exact = ee.importance.gradient_moments(np.log([0.3, 0.7]), np.log([0.5, 0.5]), [1.0, 2.0], 1)
+    # K = 1 and q = (1/2, 1/2): mean 3/2, standard deviation 1/2
+    assert abs(exact.snr - 3.0) <= exact.error.snr
+
+
+def test_the_upper_bound_with_little_mass_that_counts() -> None:
+    """q0 = .999: with n of K samples on the possible state, of weight 1000 w0, U_K = E log(n/K) + log(1000) + log w0 with one drawn from p."""
+    log_q = np.log([0.999, 0.001])
+    for k in (2, 10):
+        found = ee.importance.curve([-np.inf, 0.0], log_q, k)
+        p_one = math.exp(log_q[1] - math.log(math.fsum(np.exp(log_q))))
+        exact = math.fsum(
+            math.comb(k - 1, n) * p_one**n * (1.0 - p_one) ** (k - 1 - n) * (math.log((n + 1) / k) - math.log(p_one))
+            for n in range(k)
+        )
+        assert abs(found.upper_gap - exact) <= found.error.upper_gap + 16.0 * 2.0**-53 * 7.0

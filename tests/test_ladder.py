@@ -153,3 +153,25 @@ def test_annealed_rungs_obey_their_theorems() -> None:
 def test_the_ladder_of_a_report_anneals_networks() -> None:
     assert "ais" in {rung.name for rung in ee.study("asia").ladder.rungs}
     assert "ais" not in {rung.name for rung in ee.study("coins").ladder.rungs}
+
+
+@pytest.mark.parametrize("change", [
+    {"value": 7.0}, {"value": np.nan}, {"gap": np.nan}, {"gap": -1e-3}, {"gap": 0.5}, {"total": 7.0}, {"total_gap": np.nan}, {"total_gap": 3.0},
+])  # fmt: skip
+@pytest.mark.parametrize("label", ["elbo", "eubo", "tvo(betas=10, side=upper)"])
+def test_a_corrupted_rung_is_noticed(label: str, change: dict[str, float]) -> None:
+    found = bounds.ladder(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    wrong = {key: -abs(x) if found[label].side == "upper" and key == "value" else x for key, x in change.items()}
+    if found[label].side == "upper" and "total" in wrong:
+        wrong = {"total": -7.0}
+    rungs = tuple(rung._replace(**wrong) if rung.label == label else rung for rung in found.rungs)
+    assert all(check.holds for check in found.verify(strict=True))
+    with pytest.raises(ArithmeticError, match="theorems fail"):
+        bounds.Ladder(rungs).verify(strict=True)
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.5])
+def test_a_wrong_exact_value_is_noticed(shift: float) -> None:
+    found = bounds.ladder(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
+    rungs = tuple(r._replace(value=r.value + shift, total=r.total + shift) if r.side == "exact" else r for r in found.rungs)
+    assert not all(check.holds for check in bounds.Ladder(rungs).verify())

@@ -37,6 +37,7 @@ from elbo_exact.kernels.laplace_weights import (
     MISSED,
     N_ROW,
     NO_MASS,
+    OFF_CENTRE,
     OTHERS,
     Q0,
     REACH,
@@ -166,9 +167,7 @@ def add_node(k, log_k, x, s, width, slack, kind, lphi, lphi_error, sums, row, in
     q_term = alone * m + pair * (first * b)
     size = k * row[H2] * min(ks, exp(rest) + exp(-ks)) + alone * (m - c) + pair * sums[B_A, 0] * (sums[B_A, 0] + first_size)
     factor = 2.0 * ((-(x + log_k) - GAMMA) + row[ELL])
-    mean_bound = sums[MEAN_A, 0] * relative - sums[F, 0] * (
-        4.0 * U * row[LARGEST]
-    )  # the last: h was centred to a few u of its largest
+    mean_bound = sums[MEAN_A, 0] * relative
     second_bound = 2.0 * abs(factor) * size * relative + square_bound
     add_to(integral, MEAN_I, -width * (alone * sums[MEAN, 0]), width * (alone * mean_bound) if alone > 0.0 else 0.0)
     second = width * square + (factor * (width * (x_term - q_term)) if abs(x_term) + abs(q_term) > 0.0 else 0.0)
@@ -226,6 +225,11 @@ def finish_moments(k, step, kind, facts, row, integral, out):
         second, second_bound = second + base, second_bound + base * (row[SPREAD] + 8.0 * U)
     variance = second - mean * mean
     bound = second_bound + 2.0 * abs(mean) * mean_bound + 2.0 * U * (abs(second) + mean * mean)
+    # a constant left in g joins X once, one left in h joins it 1 + K |log mean w| times, and |log mean w| <= |ell| + the largest |e|
+    times = 1.0 + (k * (abs(row[ELL]) + row[TOP] + abs(row[BOTTOM])) if kind == SCORE else 0.0)
+    off = row[OFF_CENTRE] * times
+    mean_bound += off
+    bound += 2.0 * off * (np.sqrt(abs(second)) + abs(mean)) + off * off
     if kind == SELF_NORMALIZED:
         c, (zero, some) = row[CENTRE], all_zero(row[Q0], row[OTHERS], k)
         added = c * c * some * zero + 2.0 * c * zero * mean
@@ -245,21 +249,39 @@ def finish_moments(k, step, kind, facts, row, integral, out):
 
 
 @kernel
-def centred(g, q, r, kind, out, row):
-    """The gradient as the sums take it: minus E_p g, as it is, or minus E_q h."""
-    centre, low, mass = 0.0, 0.0, 0.0
+def average(g, q, r, kind):
+    """E_p g, or E_q h for the score."""
+    total, low, mass = 0.0, 0.0, 0.0
     for z in range(g.size):
         weight = q[z] * r[z] if kind == SELF_NORMALIZED else q[z]
         mass += weight
-        centre, error = two_sum(centre, weight * g[z] if weight > 0.0 else 0.0)
+        total, error = two_sum(total, weight * g[z] if weight > 0.0 else 0.0)
         low += error
-    centre = (centre + low) / mass if kind != DOUBLY else 0.0
-    second, largest = 0.0, 0.0
+    return (total + low) / mass
+
+
+@kernel
+def centred(g, q, r, kind, out, row):
+    """The gradient as the sums take it: minus E_p g, as it is, or minus E_q h.
+
+    Twice, because the mean of the first differences is rounded to their size, not to that of g; what is left of it after that is a few
+    units of the largest of the first differences, ``OFF_CENTRE``.
+    """
+    centre, again, second, largest, spread = 0.0, 0.0, 0.0, 0.0, 0.0
     for z in range(g.size):
-        out[z] = g[z] - centre if q[z] > 0.0 else 0.0
+        out[z] = g[z] if q[z] > 0.0 else 0.0
+        largest = max(largest, abs(out[z]))
+    if kind != DOUBLY:
+        centre = average(out[: g.size], q, r, kind)
+        for z in range(g.size):
+            out[z] = out[z] - centre if q[z] > 0.0 else 0.0
+        again = average(out[: g.size], q, r, kind)
+    for z in range(g.size):
+        spread = max(spread, abs(out[z]))
+        out[z] = out[z] - again if q[z] > 0.0 else 0.0
         second += q[z] * (out[z] * out[z])
-        largest = max(largest, abs(g[z]) if q[z] > 0.0 else 0.0)
-    row[CENTRE], row[H2], row[LARGEST] = centre, second, largest
+    row[CENTRE], row[H2], row[LARGEST] = centre + again, second, largest
+    row[OFF_CENTRE] = 0.0 if kind == DOUBLY else spread * (row[SPREAD] + 4.0 * row[ETA_E] + 4.0 * U)
 
 
 @kernel(void(TABLE, TABLE, TABLE, TABLE, ROW, INT, FLOAT, OUT2))

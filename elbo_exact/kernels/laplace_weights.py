@@ -60,6 +60,7 @@ __all__ = [
     "N_BREAKS",
     "N_FACTS",
     "N_ROW",
+    "OFF_CENTRE",
     "OTHERS",
     "Q0",
     "REACH",
@@ -84,7 +85,7 @@ EVIDENCE, EVIDENCE_BOUND, NORMALIZER, STATUS, N_BREAKS, BREAKS = range(12, 18)
 MAX_BREAKS = 6
 N_FACTS = BREAKS + 2 * MAX_BREAKS
 # Scalars of a row.
-SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, ELL, N_ROW = range(11)
+SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, OFF_CENTRE, ELL, N_ROW = range(12)
 REACH, WINDOW = 600.0, 200.0
 SMALLEST = -680.0  # below, exp has few bits or none
 UNSURE = 1e-290  # smaller q are bounds, not numbers
