@@ -18,11 +18,14 @@ from elbo_exact.kernels.reduce import log_evidence_rows
 __all__ = [
     "LIBM",
     "U",
+    "LogSimplex",
     "draw",
+    "gathered",
     "log_simplex",
     "maximized",
     "pseudo_count_table",
     "simplex_change",
+    "simplex_pullback",
     "uniform_simplex",
 ]
 
@@ -105,11 +108,24 @@ def maximized(old: FloatArray, counts: FloatArray) -> FloatArray:
         return np.asarray(np.where(total > 0.0, logs, old))
 
 
+def simplex_pullback(simplex: LogSimplex, counts: FloatArray) -> FloatArray:
+    """Gradient of sum counts * log p in the stored logarithms: counts - total * p, flat; 0 at structural zeros."""
+    gradient = counts - counts.sum(axis=-1, keepdims=True) * np.exp(simplex.normalized)
+    return np.where(simplex.given > -np.inf, gradient, 0.0).ravel()
+
+
 def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Log probabilities uniform on the simplex of the categories that ``pattern`` allows: normalized exponential variables."""
     with np.errstate(divide="ignore"):
         draws = np.where(pattern > -np.inf, np.log(rng.standard_exponential(pattern.shape)), -np.inf)
     return draws - _log_normalizers(draws)[0]
+
+
+def gathered(table: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
+    """table[k, index[n]] as (N, K); the index one past the last category is a missing value, which gives 0."""
+    padded = np.zeros((table.shape[-1] + 1, table.shape[0]))
+    padded[:-1] = table.T
+    return padded[index]
 
 
 def pseudo_count_table(pseudo_counts: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:

@@ -19,7 +19,7 @@ from elbo_exact.families._simplex import (
     simplex_change,
     uniform_simplex,
 )
-from elbo_exact.models._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
+from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Monomial"]
