@@ -47,4 +47,4 @@ def weighted_sums(weights: FloatArray, values: FloatArray) -> FloatArray:
 
     NumPy's own loops add in the order of the observations, on one thread: the same bits whatever the threads of BLAS.
     """
-    return np.einsum("nk,nd->kd", weights, values, optimize=False)
+    return np.asarray(np.einsum("nk,nd->kd", weights, values, optimize=False))

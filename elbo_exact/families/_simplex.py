@@ -17,8 +17,8 @@ from elbo_exact.kernels.reduce import log_evidence_rows
 
 __all__ = [
     "LIBM",
-    "U",
     "LogSimplex",
+    "U",
     "draw",
     "gathered",
     "log_simplex",
