@@ -15,7 +15,7 @@ import numpy as np
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._simplex import LIBM, U
 
-__all__ = ["HALF_LOG_2PI", "density", "density_change", "standardized"]
+__all__ = ["HALF_LOG_2PI", "density", "density_change", "log_ratios", "pullback", "standardized"]
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 ETA = 2.0**-1074
@@ -63,6 +63,12 @@ def density_change(
         error = 1.01 * (spread.sum(axis=1) + (n_columns + 1) * U * sizes) + 4 * n_columns * ETA
     unknown = np.isnan(change)  # infinities of either sign that met in a sum
     return np.where(unknown, 0.0, change), np.where(unknown, np.inf, np.where(np.isfinite(change), error, 0.0))
+
+
+def pullback(x: FloatArray, mean: FloatArray, scale: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gradient of sum weights * density in mean and scale, (D,) each."""
+    z, weighted = standardized(x, mean, scale), weights[:, None] * ~np.isnan(x)
+    return (weighted * z / scale).sum(axis=0), (weighted * (z * z - 1.0) / scale).sum(axis=0)
 
 
 def log_ratios(growth: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:

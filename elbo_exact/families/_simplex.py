@@ -128,9 +128,9 @@ def gathered(table: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
     return padded[index]
 
 
-def pseudo_count_table(pseudo_counts: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
-    """Counts of imaginary observations, broadcast to the shape of the parameters they belong to."""
-    counts: Any = real_array(pseudo_counts, name)
+def pseudo_count_table(pseudo_counts: npt.ArrayLike | None, shape: tuple[int, ...], name: str) -> FloatArray:
+    """Counts of imaginary observations, broadcast to the shape of the parameters they belong to; None is 0."""
+    counts: Any = real_array(0.0 if pseudo_counts is None else pseudo_counts, name)
     if counts.shape != shape:
         try:
             counts = np.broadcast_to(counts, shape)

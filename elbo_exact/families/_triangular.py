@@ -19,7 +19,7 @@ from elbo_exact._validate import FloatArray
 from elbo_exact.families._diagonal import ETA, HALF_LOG_2PI, log_ratios
 from elbo_exact.families._simplex import LIBM, U
 
-__all__ = ["absolute_inverse", "condition", "density", "density_change", "standardized", "transposed_solution"]
+__all__ = ["absolute_inverse", "condition", "density", "density_change", "pullback", "standardized"]
 
 TRUSTED = 1e-3  # (D + 3) u c above this: no bound
 
@@ -27,11 +27,6 @@ TRUSTED = 1e-3  # (D + 3) u c above this: no bound
 def standardized(x: FloatArray, mean: FloatArray, factor: FloatArray) -> FloatArray:
     """inv(L) (x - mean) of every row, as columns: (D, N)."""
     return np.asarray(solve_triangular(factor, (x - mean).T, lower=True, check_finite=False))
-
-
-def transposed_solution(factor: FloatArray, z: FloatArray) -> FloatArray:
-    """inv(L^T) of the columns of z."""
-    return np.asarray(solve_triangular(factor, z, lower=True, trans="T", check_finite=False))
 
 
 def absolute_inverse(factor: FloatArray) -> FloatArray:
@@ -87,3 +82,10 @@ def density_change(
     trusted = (n_columns + 3) * U * max(spread, new_spread) < TRUSTED
     change, unknown = np.where(np.isnan(change), 0.0, change), np.isnan(change)
     return change, np.where(unknown | (not trusted), np.inf, np.where(np.isfinite(change), error, 0.0))
+
+
+def pullback(x: FloatArray, mean: FloatArray, factor: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gradient of sum weights * density in mean (D,) and factor (D, D, lower triangle)."""
+    z = standardized(x, mean, factor)
+    back = np.asarray(solve_triangular(factor, z * weights, lower=True, trans="T", check_finite=False))
+    return back.sum(axis=1), np.tril(back @ z.T) - np.diag(weights.sum() / np.diagonal(factor))

@@ -166,7 +166,7 @@ class Bernoulli:
         table = weight_table(weights, len(index), self.n_states)
         return np.stack([weighted_sums(table, (index == c).astype(np.float64)) for c in (0, 1)], axis=2)
 
-    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike = 0.0) -> Bernoulli:
+    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike | None = None) -> Bernoulli:
         """The family that maximizes sum (statistics + pseudo_counts) * log p, in closed form.
 
         Parameters
@@ -201,15 +201,15 @@ class Bernoulli:
         """
         return simplex_pullback(self._simplex, self.statistics(x, cotangent))
 
-    def log_prior(self, prior: npt.ArrayLike = 0.0) -> tuple[float, float]:
+    def log_prior(self, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
         """Sum of pseudo-counts times log probabilities (the Beta log prior up to a constant), and its error bound."""
         return log_prior([(self._simplex, self._pseudo_counts(prior))])
 
-    def log_prior_change(self, other: Bernoulli, prior: npt.ArrayLike = 0.0) -> tuple[float, float]:
+    def log_prior_change(self, other: Bernoulli, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
         """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
         return log_prior_change([(self._simplex, self._pseudo_counts(prior))], [other._simplex])
 
-    def rounding_loss(self, statistics: FloatArray, prior: npt.ArrayLike, relative_error: float) -> float:
+    def rounding_loss(self, statistics: FloatArray, prior: npt.ArrayLike | None, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
         return rounding_loss([statistics + self._pseudo_counts(prior)], relative_error)
 
@@ -242,7 +242,7 @@ class Bernoulli:
         """Plain lists; structural zeros are -inf."""
         return {"family": "bernoulli", "log_probabilities": self.log_probabilities.tolist()}
 
-    def _pseudo_counts(self, prior: npt.ArrayLike) -> FloatArray:
+    def _pseudo_counts(self, prior: npt.ArrayLike | None) -> FloatArray:
         return pseudo_count_table(prior, self.log_probabilities.shape, "prior")
 
     def _checked(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:

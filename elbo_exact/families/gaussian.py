@@ -234,9 +234,9 @@ class Gaussian:
         >>> Gaussian([[0.0]], [2.0], "spherical").pullback([4.0], [[1.0]])
         array([1. , 1.5])
         """
-        rows = self._checked(x)
+        rows, module = self._checked(x), _triangular if self._factored else _diagonal
         weights = weight_table(cotangent, len(rows), self.n_states, "cotangent")
-        parts = [self._state_pullback(k, rows, weights[:, k]) for k in range(self.n_states)]
+        parts = [module.pullback(rows, *self._state(k), weights[:, k]) for k in range(self.n_states)]
         means, scales = (np.stack(part) for part in zip(*parts, strict=True))
         if self.covariance == "spherical":
             scales = scales.sum(axis=1)
@@ -278,7 +278,7 @@ class Gaussian:
         """
         index = categories(states, "states", self.n_states)
         noise = np.random.default_rng(rng).standard_normal((len(index), self.n_columns))
-        scales = np.stack([np.broadcast_to(self._scale(k), self._scale(k).shape) for k in range(self.n_states)])[index]
+        scales = np.stack([self._scale(k) for k in range(self.n_states)])[index]
         return self.means[index] + ((scales @ noise[:, :, None])[:, :, 0] if self._factored else scales * noise)
 
     def to_dict(self) -> dict[str, Any]:
@@ -336,17 +336,6 @@ class Gaussian:
         if prior is None:
             return []
         return prior_terms([self._state(k) for k in range(self.n_states)], self.covariance, self._prior(prior))
-
-    def _state_pullback(self, k: int, rows: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Gradient in one state's mean and in its expanded scale."""
-        mean, scale = self._state(k)
-        if not self._factored:
-            z, seen = _diagonal.standardized(rows, mean, scale), ~np.isnan(rows)
-            weighted = weights[:, None] * seen
-            return (weighted * z / scale).sum(axis=0), (weighted * (z * z - 1.0) / scale).sum(axis=0)
-        z = _triangular.standardized(rows, mean, scale)
-        back = _triangular.transposed_solution(scale, z * weights)
-        return back.sum(axis=1), np.tril(back @ z.T) - np.diag(weights.sum() / np.diagonal(scale))
 
     def _checked(self, x: npt.ArrayLike) -> FloatArray:
         rows = real_array(columns(x, self.n_columns), "x")

@@ -178,7 +178,7 @@ class Poisson:
         sums = weighted_sums(table, seen.astype(np.float64)), weighted_sums(table, np.where(seen, counts, 0.0))
         return np.stack(sums, axis=2)
 
-    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike = 0.0) -> Poisson:
+    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike | None = None) -> Poisson:
         """The family that maximizes the expected log density plus the log prior: rate = events / exposure.
 
         Parameters
@@ -222,7 +222,7 @@ class Poisson:
             np.where(self.log_rates > -np.inf, total[..., 1] - np.exp(self.log_rates) * total[..., 0], 0.0).ravel()
         )
 
-    def log_prior(self, prior: npt.ArrayLike = 0.0) -> tuple[float, float]:
+    def log_prior(self, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
         """Sum of events * log rate - exposure * rate (the Gamma log prior up to a constant), and its error bound.
 
         Rates of 0 have no prior.
@@ -234,7 +234,7 @@ class Poisson:
         bound = U * math.fsum(np.abs(first).tolist()) + (LIBM + U) * math.fsum(second.tolist())
         return value, 1.01 * (bound + U * abs(value))
 
-    def log_prior_change(self, other: Poisson, prior: npt.ArrayLike = 0.0) -> tuple[float, float]:
+    def log_prior_change(self, other: Poisson, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
         """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
         imaginary, used = self._pseudo_counts(prior, "prior"), self.log_rates > -np.inf
         values, bounds = [0.0], [0.0]
@@ -247,7 +247,7 @@ class Poisson:
         value = math.fsum(values)
         return value, 1.01 * (math.fsum(bounds) + U * abs(value))
 
-    def rounding_loss(self, statistics: FloatArray, prior: npt.ArrayLike, relative_error: float) -> float:
+    def rounding_loss(self, statistics: FloatArray, prior: npt.ArrayLike | None, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`.
 
         A stored log rate off by e loses exposure * rate * (expm1(e) - e) <= 0.51 events e^2 for e <= 0.01. e: exposure and events
@@ -295,8 +295,8 @@ class Poisson:
     def _shape(self) -> tuple[int, int, int]:
         return (self.n_states, self.n_columns, 2)
 
-    def _pseudo_counts(self, prior: npt.ArrayLike, name: str) -> FloatArray:
-        if np.ndim(prior) == 0 and real_array(prior, name) != 0.0:
+    def _pseudo_counts(self, prior: npt.ArrayLike | None, name: str) -> FloatArray:
+        if prior is not None and np.ndim(prior) == 0 and real_array(prior, name) != 0.0:
             raise LogTableError(
                 f"{name} must hold imaginary exposure and events, shape {self._shape}, for a Poisson family; got one number.",
                 name,

@@ -16,7 +16,7 @@ from elbo_exact._validate import FloatArray, integer, real_array
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.evidence import posterior
 from elbo_exact.fit.loop import Step, climb
-from elbo_exact.fit.result import FitResult
+from elbo_exact.fit.result import FitResult, Outcome
 
 __all__ = ["fit_em"]
 
@@ -79,7 +79,8 @@ def fit_em(
         Stop when a step gains at most this many nats; by default the spacing of doubles at the objective. 0 goes on until the
         gain is no larger than its own rounding bound.
     restarts : int
-        Further starts at ``model.randomize``, each with its own spawned random stream; the best end is returned.
+        Further starts at ``model.randomize``, each with its own spawned random stream; the best end is returned, one without a
+        collapsed component if there is any.
     rng : numpy.random.Generator or seed, optional
         Passed once through ``numpy.random.default_rng``.
     progress : bool
@@ -125,7 +126,8 @@ def fit_em(
     else:
         local = dataclasses.replace(data, executor=None)  # a task must not wait for the executor it runs on
         fits = run(_fit_once, [(start, local, step_limit, tolerance) for start in starts], executor)
-    best = max(fits, key=lambda fit: fit.objective)
+    # a likelihood on its way to infinity does not make a start the best
+    best = max(fits, key=lambda fit: (fit.outcome is not Outcome.DEGENERATE, fit.objective))
     return dataclasses.replace(best, restarts=tuple(end for fit in fits for end in fit.restarts))
 
 
