@@ -16,6 +16,7 @@ import numpy.typing as npt
 from elbo_exact.errors import LogTableError
 
 __all__ = [
+    "LARGEST_EXACT_INTEGER",
     "FloatArray",
     "at_index",
     "broadcast_rows",

@@ -64,6 +64,7 @@ TESTED_ELSEWHERE = {
     "_study": ("test_study.py", "one study, several files"),
     "families/_simplex.py": ("test_categorical.py", "seen in the families made of log probabilities"),
     "families/_columns.py": ("test_bernoulli.py", "arguments as seen in every family"),
+    "families/_counted.py": ("test_binomial.py", "beside the densities that need it"),
     "families/_diagonal.py": ("test_gaussian.py", "seen in the densities of a Gaussian"),
     "families/_triangular.py": ("test_gaussian.py", "likewise"),
     "families/_gaussian_statistics.py": ("test_gaussian.py", "statistics and prior of a Gaussian"),

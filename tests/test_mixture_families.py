@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from arb_oracle import verdict
 from flint import arb, ctx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_categorical import SEEDS, exact_log_probability
 from test_gaussian import KINDS, draw_family, exact_log_density
@@ -132,7 +132,7 @@ def exact_objective(model: Mixture, x: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n_steps", [1, 12, 60])
+@pytest.mark.parametrize("n_steps", [1, 5, 25])
 def test_gains_of_gaussians_are_within_their_bounds(kind: Any, n_steps: int) -> None:
     x = blobs(25, 2, 3)
     if kind in ("spherical", "diagonal"):
@@ -146,6 +146,7 @@ def test_gains_of_gaussians_are_within_their_bounds(kind: Any, n_steps: int) -> 
     assert fits[1].gain_errors[-1] <= 1e-9 * max(fits[1].gains[-1], 1e-6)  # and the bounds say something
 
 
+@settings(max_examples=15)
 @given(st.sampled_from(KINDS), SEEDS, st.booleans())
 def test_no_step_of_gaussians_loses(kind: Any, seed: int, with_prior: bool) -> None:
     x = blobs(40, 2, seed)
@@ -166,6 +167,7 @@ def product(rng: Any) -> Mixture:
     return Mixture(HALF, [*families, draw_family("diagonal", 2, 2, rng, 0.3)])
 
 
+@settings(max_examples=25)
 @given(SEEDS, st.booleans())
 def test_a_product_of_families_with_missing_values(seed: int, with_prior: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -209,14 +211,14 @@ def test_collapse_ends_the_fit_with_its_number() -> None:
 
 
 def test_a_collapsed_start_is_not_the_best() -> None:
-    x = np.concatenate([blobs(30, 1, 1), [[50.0]]])
-    start = Mixture(HALF, [Gaussian([[0.0], [50.0]], [2.0, 0.1], "spherical")])
-    fit = fit_em(start, x, restarts=6, rng=3, max_iter=200)
+    x = blobs(30, 1, 1)
+    start = Mixture(HALF, [Gaussian([[0.0], x[0]], [2.0, 1e-4], "spherical")])
+    fit = fit_em(start, x, restarts=3, rng=3, max_iter=200)
     ends = [end.outcome for end in fit.restarts]
     assert ends[0] is Outcome.DEGENERATE and not all(end is Outcome.DEGENERATE for end in ends)
     assert fit.outcome is not Outcome.DEGENERATE
     with ThreadPoolExecutor(2) as threads:
-        again = fit_em(start, x, restarts=6, rng=3, max_iter=200, executor=threads)
+        again = fit_em(start, x, restarts=3, rng=3, max_iter=200, executor=threads)
     assert again.restarts == fit.restarts and again.trace.tolist() == fit.trace.tolist()
 
 
