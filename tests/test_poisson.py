@@ -30,6 +30,9 @@ from elbo_exact.families._factorials import log_factorial
 COUNTS = np.array([0.0, 1.0, 2.0, 7.0, 170.0, 171.0, 4000.0, 123456789.0, 2.0**52 + 3.0, math.nan])
 
 
+U = 2.0**-53
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bits() -> Iterator[None]:
     before, ctx.prec = ctx.prec, 420
@@ -125,6 +128,20 @@ def test_maximize_beats_every_rival(family: Poisson, seed: int, prior: Any) -> N
     assert (nearby.log_rates[family.log_rates == NINF] == NINF).all()
     if np.array_equal(nearby.log_rates > NINF, family.log_rates > NINF):
         assert_prior_change(family, nearby, prior)
+
+
+@given(SEEDS, st.sampled_from([1e-3, 1.0, 1e5]))
+def test_rounding_loses_no_more_than_its_bound(seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.poisson(3.0 * size, (10, 1)) + 1, rng.exponential(size=(10, 1))
+    family = Poisson([[0.0]])
+    statistics = family.statistics(rows, weights)
+    best = family.maximize(statistics)
+    exposure = sum(map(arb, weights[:, 0].tolist()), arb(0))
+    events = sum((arb(w) * arb(x) for w, x in zip(weights[:, 0].tolist(), rows[:, 0].tolist(), strict=True)), arb(0))
+    stored = arb(float(best.log_rates[0, 0]))
+    loss = events * (events / exposure).log() - events - (events * stored - exposure * stored.exp())
+    assert loss.upper() >= 0 and loss.upper() <= best.rounding_loss(statistics, None, (10 + 2) * U) < 1e-20 * float(events)
 
 
 def test_maximize_closed_form_and_zeros() -> None:
