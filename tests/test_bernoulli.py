@@ -94,6 +94,13 @@ def test_maximize_beats_every_rival(family: Bernoulli, seed: int, prior: float) 
     assert_prior_change(family, nearby, prior)
 
 
+def test_missing_values_contribute_nothing() -> None:
+    family, one = Bernoulli.random(2, 2, rng=1), [[math.nan, math.nan]]
+    assert [part.tolist() for part in family.log_density_and_error(one)] == [[[0.0, 0.0]]] * 2
+    assert [part.tolist() for part in family.log_density_change(Bernoulli.random(2, 2, rng=2), one)] == [[[0.0, 0.0]]] * 2
+    assert not family.statistics(one, [[1.0, 2.0]]).any()
+
+
 def test_maximize_closed_form_and_zeros() -> None:
     family = Bernoulli.from_probabilities([[0.5, 0.0, 0.25]])
     fitted = family.maximize([[[1.0, 3.0], [1.0, 3.0], [0.0, 0.0]]]).log_probabilities

@@ -277,6 +277,21 @@ def test_collapse_is_refused_by_number(kind: str) -> None:
     assert np.isfinite(family.maximize(family.statistics(rows, weights), prior).scales).all()
 
 
+@pytest.mark.parametrize("kind", ["spherical", "diagonal", "full"])
+@pytest.mark.parametrize(("spread", "collapses"), [(1e-8, True), (1e-6, False)])
+def test_collapse_begins_at_a_hundred_units_of_rounding(kind: str, spread: float, collapses: bool) -> None:
+    # the second state has variance spread**2 beside a total of about 1: 1e-16 and 1e-12, on either side of 100 u = 1.1e-14
+    rows = np.array([[-1.0], [1.0], [-spread], [spread]])
+    weights = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    family = draw_family(kind, 2, 1, np.random.default_rng(3))
+    statistics = family.statistics(rows, weights)
+    if collapses:
+        with pytest.raises(CollapsedComponent):
+            family.maximize(statistics)
+    else:
+        assert family.maximize(statistics).covariances.ravel()[1] == pytest.approx(spread**2, rel=20 * U)
+
+
 def test_columns_of_very_different_units_do_not_collapse() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 2)) * [1e9, 1e-9]
     for kind in ("diagonal", "tied", "full"):
