@@ -52,6 +52,7 @@ _MODULE_OF = {
     "LogTableError": "errors",
     "EnumerationTooLarge": "errors",
     "ZeroEvidence": "errors",
+    "CollapsedComponent": "errors",
 }
 _SUBMODULES = ("anatomy", "bounds", "families", "fit", "gallery", "importance", "models", "projection")
 

@@ -25,6 +25,7 @@ from elbo_exact.divergence import jensen_shannon as jensen_shannon
 from elbo_exact.divergence import renyi_divergence as renyi_divergence
 from elbo_exact.divergence import reverse_kl as reverse_kl
 from elbo_exact.divergence import total_variation as total_variation
+from elbo_exact.errors import CollapsedComponent as CollapsedComponent
 from elbo_exact.errors import EnumerationTooLarge as EnumerationTooLarge
 from elbo_exact.errors import LogTableError as LogTableError
 from elbo_exact.errors import ZeroEvidence as ZeroEvidence
@@ -48,6 +49,7 @@ from elbo_exact.variational import eubo as eubo
 __version__: str = "0.1.0"
 __all__ = [
     "Audit",
+    "CollapsedComponent",
     "DensityAudit",
     "EnumerationTooLarge",
     "FitResult",

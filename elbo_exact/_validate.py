@@ -16,10 +16,13 @@ import numpy.typing as npt
 from elbo_exact.errors import LogTableError
 
 __all__ = [
+    "LARGEST_EXACT_INTEGER",
     "FloatArray",
     "at_index",
     "broadcast_rows",
     "categories",
+    "categories_or_missing",
+    "counts_or_missing",
     "integer",
     "log_table",
     "one_of",
@@ -150,3 +153,28 @@ def categories(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArr
         remedy = "drop the observation" if array[index] == -1 else "number the categories from 0"
         raise LogTableError(f"{name} must be in 0 ... {n_categories - 1}; got {found} at index {index}; {remedy}.", name, index)
     return array.astype(np.int64)
+
+
+def categories_or_missing(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArray[np.int64]:
+    """`categories`, with NaN allowed: a missing value gets the number ``n_categories``."""
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        return categories(array, name, n_categories)
+    missing = np.isnan(array)
+    index = categories(np.where(missing, 0.0, array), name, n_categories)
+    index[missing] = n_categories
+    return index
+
+
+def counts_or_missing(values: npt.ArrayLike, name: str, largest: npt.ArrayLike = LARGEST_EXACT_INTEGER) -> FloatArray:
+    """Whole numbers in 0 ... largest as float64; NaN is a missing value."""
+    array = np.asarray(values)
+    whole = array.dtype.kind in "iuf" and not (array.dtype.kind == "f" and (array != np.floor(array))[~np.isnan(array)].any())
+    if not whole:
+        raise TypeError(f"{name} must hold whole numbers >= 0; got dtype {array.dtype.name}.")
+    limit = np.broadcast_to(np.asarray(largest), array.shape)
+    bad = (array < 0) | (array > limit)
+    if bad.any():
+        index = tuple(map(int, np.argwhere(bad)[0]))
+        raise LogTableError(f"{name} must be in 0 ... {limit[index]:d}; got {array[index]:g} at index {index}.", name, index)
+    return array.astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["EnumerationTooLarge", "LogTableError", "ZeroEvidence"]
+__all__ = ["CollapsedComponent", "EnumerationTooLarge", "LogTableError", "ZeroEvidence"]
 
 
 class LogTableError(ValueError):
@@ -54,3 +54,21 @@ class ZeroEvidence(ValueError):
     def __init__(self, message: str, index: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.index = index
+
+
+class CollapsedComponent(ValueError):
+    """A M-step would shrink a Gaussian to a point or a flat: its likelihood has no maximum.
+
+    Attributes
+    ----------
+    component : int or None
+        Number of the component; None where all share one covariance.
+    """
+
+    def __init__(self, message: str, component: int | None = None) -> None:
+        super().__init__(message)
+        self.component = component
+
+    def __reduce__(self) -> tuple[type, tuple[str, int | None]]:
+        """Keep the number on the way back from another process."""
+        return type(self), (str(self), self.component)

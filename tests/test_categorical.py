@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from arb_oracle import exact_sum, verdict
+from family_laws import assert_pullback
 from flint import arb, ctx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,7 +177,6 @@ def test_refused_parameters(table: Any, message: str) -> None:
     [
         ([0, 2], LogTableError, "x must be in 0 ... 1; got 2 at index (1,); number the categories from 0."),
         ([0, -1], LogTableError, "x must be in 0 ... 1; got a missing value (-1) at index (1,); drop the observation."),
-        ([0.0, math.nan], LogTableError, "x has a missing value (NaN) at index (1,); drop the observation."),
         ([0.5], TypeError, "x must hold whole numbers 0 ... 1; got dtype float64."),
         (["a"], TypeError, "x must hold whole numbers 0 ... 1; got dtype str"),
         ([True], TypeError, "x must hold whole numbers 0 ... 1; got dtype bool."),
@@ -202,6 +202,29 @@ def test_refused_statistics(call: Any, message: str) -> None:
     with pytest.raises(LogTableError) as caught:
         call(Categorical(np.log([[0.5, 0.5]])))
     assert str(caught.value) == message
+
+
+def test_missing_values_contribute_nothing() -> None:
+    family, x = Categorical.random(2, 3, rng=4), [1.0, math.nan, 2.0]
+    values, errors = family.log_density_and_error(x)
+    assert values[1].tolist() == errors[1].tolist() == [0.0, 0.0]
+    assert np.array_equal(values[[0, 2]], family.log_density([1, 2]))
+    change, change_error = family.log_density_change(Categorical.random(2, 3, rng=5), x)
+    assert change[1].tolist() == change_error[1].tolist() == [0.0, 0.0] and (change[0] != 0.0).all()
+    assert np.array_equal(family.statistics(x, np.ones((3, 2))), family.statistics([1, 2], np.ones((2, 2))))
+
+
+def test_pullback_is_the_complex_step() -> None:
+    rng = np.random.default_rng(3)
+    family, x, cotangent = Categorical.random(2, 3, rng=rng), [0.0, 2.0, math.nan, 1.0], rng.normal(size=(4, 2))
+
+    def value(flat: Any) -> complex:
+        table, total = flat.reshape(2, 3), 0j
+        for n, k in ((0, 0), (0, 1), (1, 0), (1, 1), (3, 0), (3, 1)):
+            total += cotangent[n, k] * (table[k, int(x[n])] - np.log(np.exp(table[k]).sum()))
+        return total
+
+    assert_pullback(family.pullback(x, cotangent), family.log_probabilities.ravel(), value, np.abs(cotangent).sum())
 
 
 def test_parameters_are_copied_and_read_only() -> None:

@@ -17,12 +17,15 @@ from elbo_exact.kernels.reduce import log_evidence_rows
 
 __all__ = [
     "LIBM",
+    "LogSimplex",
     "U",
     "draw",
+    "gathered",
     "log_simplex",
     "maximized",
     "pseudo_count_table",
     "simplex_change",
+    "simplex_pullback",
     "uniform_simplex",
 ]
 
@@ -105,6 +108,12 @@ def maximized(old: FloatArray, counts: FloatArray) -> FloatArray:
         return np.asarray(np.where(total > 0.0, logs, old))
 
 
+def simplex_pullback(simplex: LogSimplex, counts: FloatArray) -> FloatArray:
+    """Gradient of sum counts * log p in the stored logarithms: counts - total * p, flat; 0 at structural zeros."""
+    gradient = counts - counts.sum(axis=-1, keepdims=True) * np.exp(simplex.normalized)
+    return np.where(simplex.given > -np.inf, gradient, 0.0).ravel()
+
+
 def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Log probabilities uniform on the simplex of the categories that ``pattern`` allows: normalized exponential variables."""
     with np.errstate(divide="ignore"):
@@ -112,9 +121,16 @@ def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray
     return draws - _log_normalizers(draws)[0]
 
 
-def pseudo_count_table(pseudo_counts: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
-    """Counts of imaginary observations, broadcast to the shape of the parameters they belong to."""
-    counts: Any = real_array(pseudo_counts, name)
+def gathered(table: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
+    """table[k, index[n]] as (N, K); the index one past the last category is a missing value, which gives 0."""
+    padded = np.zeros((table.shape[-1] + 1, table.shape[0]))
+    padded[:-1] = table.T
+    return padded[index]
+
+
+def pseudo_count_table(pseudo_counts: npt.ArrayLike | None, shape: tuple[int, ...], name: str) -> FloatArray:
+    """Counts of imaginary observations, broadcast to the shape of the parameters they belong to; None is 0."""
+    counts: Any = real_array(0.0 if pseudo_counts is None else pseudo_counts, name)
     if counts.shape != shape:
         try:
             counts = np.broadcast_to(counts, shape)

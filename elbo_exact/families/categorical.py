@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, categories, integer, real_array
+from elbo_exact._validate import FloatArray, categories, categories_or_missing, integer
 from elbo_exact.errors import LogTableError
+from elbo_exact.families._columns import weight_table
+from elbo_exact.families._rounding import log_prior, log_prior_change, rounding_loss
 from elbo_exact.families._simplex import (
     LogSimplex,
     draw,
+    gathered,
     log_simplex,
     maximized,
     pseudo_count_table,
     simplex_change,
+    simplex_pullback,
     uniform_simplex,
 )
 
@@ -76,13 +81,18 @@ class Categorical:
         """Number of categories C."""
         return int(self.log_probabilities.shape[1])
 
+    @property
+    def n_columns(self) -> int:
+        """Columns of x that the family takes: 1."""
+        return 1
+
     def log_density(self, x: npt.ArrayLike) -> FloatArray:
         """log p(x_n | z = k), in nats.
 
         Parameters
         ----------
         x : array_like of int, shape (N,)
-            Categories in 0 ... C - 1.
+            Categories in 0 ... C - 1; NaN is a missing value and contributes nothing.
 
         Returns
         -------
@@ -91,14 +101,14 @@ class Categorical:
         Raises
         ------
         TypeError, LogTableError
-            Not whole numbers, a missing value (NaN or -1), or a category outside 0 ... C - 1.
+            Not whole numbers, or a category outside 0 ... C - 1.
         """
         return self.log_density_and_error(x)[0]
 
     def log_density_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """`log_density` and a bound on its rounding error, both (N, K)."""
         index = self._checked(x)
-        return self._simplex.normalized.T[index], self._simplex.error.T[index]
+        return gathered(self._simplex.normalized, index), gathered(self._simplex.error, index)
 
     def log_density_change(self, other: Categorical, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """log p_other(x_n | k) - log p_self(x_n | k) from parameter differences, and its error bound; both (N, K).
@@ -107,7 +117,7 @@ class Categorical:
         """
         change, error = simplex_change(self.log_probabilities, other.log_probabilities)
         index = self._checked(x)
-        return change.T[index], error.T[index]
+        return gathered(change, index), gathered(error, index)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> FloatArray:
         """Expected counts, additive over batches of observations.
@@ -129,15 +139,13 @@ class Categorical:
         >>> family.statistics([2, 0, 2], [[1.0], [1.0], [0.5]])
         array([[1. , 0. , 1.5]])
         """
-        index, table = self._checked(x), real_array(weights, "weights")
-        if table.shape != (len(index), self.n_states):
-            raise LogTableError(
-                f"weights must have shape {(len(index), self.n_states)}; got {table.shape}.", "weights", table.shape
-            )
+        index = self._checked(x)
+        table = weight_table(weights, len(index), self.n_states)
         # bincount adds in the order of the observations: the same bits whatever the threads
-        return np.stack([np.bincount(index, weights=column, minlength=self.n_categories) for column in table.T])
+        counts = [np.bincount(index, weights=column, minlength=self.n_categories + 1) for column in table.T]
+        return np.array(counts, np.float64)[:, :-1].copy()  # without the missing values
 
-    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike = 0.0) -> Categorical:
+    def maximize(self, statistics: npt.ArrayLike, pseudo_counts: npt.ArrayLike | None = None) -> Categorical:
         """The family that maximizes sum (statistics + pseudo_counts) * log p, in closed form.
 
         Parameters
@@ -166,6 +174,29 @@ class Categorical:
             maximized(self.log_probabilities, counts + pseudo_count_table(pseudo_counts, shape, "pseudo_counts"))
         )
 
+    def pullback(self, x: npt.ArrayLike, cotangent: npt.ArrayLike) -> FloatArray:
+        """Gradient of sum(cotangent * log_density(x)) in ``log_probabilities.ravel()``; renormalization included, zeros fixed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Categorical(np.log([[0.25, 0.75]])).pullback([1], [[1.0]]).round(12)
+        array([-0.25,  0.25])
+        """
+        return simplex_pullback(self._simplex, self.statistics(x, cotangent))
+
+    def log_prior(self, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
+        """Sum of pseudo-counts times log probabilities (the Dirichlet log prior up to a constant), and its error bound."""
+        return log_prior([(self._simplex, self._pseudo_counts(prior))])
+
+    def log_prior_change(self, other: Categorical, prior: npt.ArrayLike | None = None) -> tuple[float, float]:
+        """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
+        return log_prior_change([(self._simplex, self._pseudo_counts(prior))], [other._simplex])
+
+    def rounding_loss(self, statistics: FloatArray, prior: npt.ArrayLike | None, relative_error: float) -> float:
+        """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
+        return rounding_loss([statistics + self._pseudo_counts(prior)], relative_error)
+
     def randomize(self, rng: np.random.Generator) -> Categorical:
         """New rows drawn uniformly from the simplex of the same shape, structural zeros kept."""
         return Categorical(uniform_simplex(self.log_probabilities, rng))
@@ -192,8 +223,15 @@ class Categorical:
         index = categories(states, "states", self.n_states)
         return draw(self.log_probabilities, index, np.random.default_rng(rng))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists; structural zeros are -inf."""
+        return {"family": "categorical", "log_probabilities": self.log_probabilities.tolist()}
+
+    def _pseudo_counts(self, prior: npt.ArrayLike | None) -> FloatArray:
+        return pseudo_count_table(prior, self.log_probabilities.shape, "prior")
+
     def _checked(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        index = categories(x, "x", self.n_categories)
+        index = categories_or_missing(x, "x", self.n_categories)
         if index.ndim != 1:
             raise LogTableError(f"x must have one axis, the observations; got shape {index.shape}.", "x", index.shape)
         return index

@@ -16,13 +16,14 @@ from elbo_exact._validate import FloatArray, integer, real_array
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.evidence import posterior
 from elbo_exact.fit.loop import Step, climb
-from elbo_exact.fit.result import FitResult
+from elbo_exact.fit.result import FitResult, Outcome
 
 __all__ = ["fit_em"]
 
 U, ETA = 2.0**-53, 2.0**-1074
 LIBM = 8.0 * U  # assumed of NumPy's expm1 and log1p: 4 ulp, the largest error NumPy accepts in its own tests
 POSTERIOR = 8.0 * U  # relative error of `posterior`, given its table
+NEGLIGIBLE = 800.0  # exp(-800) is below the smallest double
 SMALL = 1e-3  # first-order error terms are trusted below this; the factor 1.01 covers their squares
 
 
@@ -79,7 +80,8 @@ def fit_em(
         Stop when a step gains at most this many nats; by default the spacing of doubles at the objective. 0 goes on until the
         gain is no larger than its own rounding bound.
     restarts : int
-        Further starts at ``model.randomize``, each with its own spawned random stream; the best end is returned.
+        Further starts at ``model.randomize``, each with its own spawned random stream; the best end is returned, one without a
+        collapsed component if there is any.
     rng : numpy.random.Generator or seed, optional
         Passed once through ``numpy.random.default_rng``.
     progress : bool
@@ -125,7 +127,8 @@ def fit_em(
     else:
         local = dataclasses.replace(data, executor=None)  # a task must not wait for the executor it runs on
         fits = run(_fit_once, [(start, local, step_limit, tolerance) for start in starts], executor)
-    best = max(fits, key=lambda fit: fit.objective)
+    # a likelihood on its way to infinity does not make a start the best
+    best = max(fits, key=lambda fit: (fit.outcome is not Outcome.DEGENERATE, fit.objective))
     return dataclasses.replace(best, restarts=tuple(end for fit in fits for end in fit.restarts))
 
 
@@ -149,6 +152,8 @@ def _expectation(model: Any, data: Observations) -> Expectation:
     results, _ = evidence_results(table, "raise", data.executor)
     p = posterior(table, impossible="nan", executor=data.executor)
     p[results[:, 0] == -np.inf] = 0.0  # only a wrong M-step gets here; its objective -inf ends the fit
+    # a state that is below exp(-NEGLIGIBLE) of the evidence, error included, has weight 0 whatever its error
+    table_error = np.where(table + table_error < results[:, :1] - NEGLIGIBLE, 0.0, table_error)
     # log sum exp moves by at most log sum p e^t <= 1.01 sum p t when the table moves by t <= SMALL
     mean_error = 1.02 * (p * table_error).sum(axis=1)
     p_error = 1.01 * (table_error + mean_error[:, None]) + POSTERIOR
@@ -180,7 +185,7 @@ def _row_gains(old: Expectation, model: Any, data: Observations) -> tuple[FloatA
     """log1p(M), M = sum p expm1(change), of every row, with a bound B.
 
     With f = expm1(d), relative errors rho of p and LIBM of f, and absolute error e of d (which moves f by 1.01 e (1 + |f|)):
-    B_M = sum p (|f| (rho + LIBM + (S + 2) u) + 1.01 (1 + |f|) e) + S eta max(1 + |f|), the last for p below the smallest double,
+    B_M = sum p (|f| (rho + LIBM + (S + 2) u) + 1.01 (1 + |f|) e) + 4 S eta max(1 + |f|), the last for p below the smallest double,
     and B = B_M / (1 + M - B_M) + LIBM |log1p(M)|. Not trusted, that is infinite, where a first-order term exceeds SMALL.
     """
     change, change_error = old.model.log_joint_change_and_error(model, data.x)
@@ -192,10 +197,11 @@ def _row_gains(old: Expectation, model: Any, data: Observations) -> tuple[FloatA
         spread = p * (1.0 + np.abs(f)) * 1.01 * change_error
         spread = np.where(possible, spread + np.abs(terms) * (rho + LIBM + (n_states + 2) * U), 0.0)
         moved = terms.sum(axis=1)
-        moved_error = 1.01 * spread.sum(axis=1) + n_states * ETA * (1.0 + np.abs(f).max(axis=1))
+        moved_error = 1.01 * spread.sum(axis=1) + 4.0 * n_states * ETA * (1.0 + np.abs(f).max(axis=1))
         gain = np.log1p(moved)
         error = 1.01 * (moved_error / (1.0 + moved - moved_error) + LIBM * np.abs(gain))
-    trusted = (np.maximum(rho, change_error).max(axis=1) < SMALL) & (moved_error < 0.5 * (1.0 + moved)) & np.isfinite(error)
+    first_order = np.where(possible, np.maximum(rho, change_error), SMALL * change_error)  # where p = 0, exp(error) < e will do
+    trusted = (first_order.max(axis=1) < SMALL) & (moved_error < 0.5 * (1.0 + moved)) & np.isfinite(error)
     return np.where(trusted, gain, 0.0), np.where(trusted, error, np.inf)
 
 

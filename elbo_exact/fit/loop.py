@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from elbo_exact.errors import CollapsedComponent
 from elbo_exact.fit.result import FitResult, Outcome, Restart
 
 __all__ = ["Point", "Step", "climb"]
@@ -46,7 +48,8 @@ def climb(
 ) -> FitResult:
     """Take steps until a gain is at most ``tolerance`` or its own error bound.
 
-    A step whose gain is below minus its error bound did not maximize: it is dropped and the fit ends. Without a tolerance the fit
+    A step whose gain is below minus its error bound did not maximize: it is dropped and the fit ends, likewise a step on which a
+    component collapses. Without a tolerance the fit
     goes on while a step gains more than the spacing of doubles at the objective: below that the objective cannot show it.
     """
     bar = _bar(progress)
@@ -55,7 +58,11 @@ def climb(
     errors: list[float] = []
     outcome, detail = Outcome.MAX_ITER, ""
     for _ in range(max_iter):
-        following, gain, error = step(point)
+        try:
+            following, gain, error = step(point)
+        except CollapsedComponent as collapse:
+            outcome, detail = Outcome.DEGENERATE, f"step {len(gains) + 1}: {collapse}"
+            break
         if gain < -error:
             outcome = Outcome.NOT_MONOTONE
             detail = f"step {len(gains) + 1} changes the objective by {gain:.3g} nats; rounding explains {error:.3g}."
@@ -68,12 +75,12 @@ def climb(
             bar.set_postfix_str(f"objective {point.objective:.6f}", refresh=False)
             bar.update()
         limit = EPSILON * abs(point.objective) if tolerance is None else tolerance
-        if gain <= max(limit, error):
+        if gain <= max(limit, error if error < math.inf else 0.0):  # no bound is no reason to stop
             outcome = Outcome.CONVERGED
             break
     if bar is not None:
         bar.close()
-    if outcome is not Outcome.NOT_MONOTONE:
+    if not detail:
         detail = f"the last of {len(gains)} steps gained {gains[-1]:.3g} nats."
     end = Restart(point.objective, len(gains), outcome)
     return FitResult(

@@ -20,6 +20,10 @@ class Outcome(enum.Enum):
         "A step lowered the objective by more than rounding explains, so it was not taken; "
         "the model's maximize does not maximize this objective."
     )
+    DEGENERATE = (
+        "A component was about to collapse, where the likelihood has no maximum, so the step was not taken; "
+        "start elsewhere, take fewer components, or give a prior."
+    )
 
 
 @dataclass(frozen=True)

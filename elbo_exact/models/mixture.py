@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, categories, integer, real_array
+from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
+from elbo_exact.families._rounding import log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.families._simplex import (
     LogSimplex,
     U,
@@ -22,7 +24,6 @@ from elbo_exact.families._simplex import (
     simplex_change,
     uniform_simplex,
 )
-from elbo_exact.models._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Mixture", "MixtureStatistics"]
@@ -30,18 +31,18 @@ __all__ = ["Mixture", "MixtureStatistics"]
 
 @dataclass(frozen=True, eq=False)
 class MixtureStatistics:
-    """Expected counts of a mixture; those of two batches add up.
+    """Expected counts of a mixture; those of two batches add up. Also the form of a prior: imaginary observations.
 
     Parameters
     ----------
     weights : ndarray, shape (K,)
         Expected number of observations of each class.
-    components : tuple of ndarray, shapes (K, C_d)
-        Expected counts of each category of each column.
+    components : tuple
+        The statistics of each family: (K, C) counts of a `Categorical`; in a prior what the family's ``maximize`` takes, or None.
     """
 
     weights: FloatArray
-    components: tuple[FloatArray, ...]
+    components: tuple[Any, ...]
 
     def __add__(self, other: MixtureStatistics) -> MixtureStatistics:
         """The statistics of both batches together."""
@@ -51,14 +52,14 @@ class MixtureStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """p(x, z = k) = weight_k * product over columns d of p_d(x_d | k).
+    """p(x, z = k) = weight_k * product over families of p(their columns of x | k).
 
     Parameters
     ----------
     log_weights : array_like, shape (K,)
         Log class shares; sum to 1 within 1e-6 in log mass, renormalized exactly where they are used.
-    components : sequence of Categorical
-        One family with K rows for each observed column.
+    components : sequence of families
+        Each with K states; they take the columns of x from left to right, ``n_columns`` each: 1 for `Categorical`.
 
     Raises
     ------
@@ -73,10 +74,18 @@ class Mixture:
     >>> ee.posterior(model.log_joint([[0, 0], [0, 1]])).round(4)
     array([[0.9529, 0.0471],
            [0.36  , 0.64  ]])
+
+    A yes-or-no column beside two real ones:
+
+    >>> from elbo_exact.families import Bernoulli, Gaussian
+    >>> size = Gaussian([[0.0, 0.0], [3.0, 1.0]], [1.0, 2.0], "spherical")
+    >>> model = Mixture(np.log([0.5, 0.5]), [Bernoulli.from_probabilities([0.1, 0.6]), size])
+    >>> ee.posterior(model.log_joint([[1, 2.0, 0.5]])).round(4)
+    array([[0.0852, 0.9148]])
     """
 
     log_weights: FloatArray
-    components: tuple[Categorical, ...]
+    components: tuple[Any, ...]
     _shares: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -115,17 +124,18 @@ class Mixture:
 
     @classmethod
     def initialize(cls, x: npt.ArrayLike, n_components: int, *, rng: np.random.Generator | int | None = None) -> Mixture:
-        """A random mixture with as many categories in each column as the data show: 1 + the largest.
+        """A random mixture with as many categories in each column as the data show: 1 + the largest (NaN is missing).
 
         Examples
         --------
         >>> Mixture.initialize([[0, 2], [1, 0]], 2, rng=0).components[1].n_categories
         3
         """
-        columns = categories(x, "x", 2**31)
+        columns = categories_or_missing(x, "x", 2**31)
         if columns.ndim != 2 or columns.shape[0] == 0:
             raise LogTableError(f"x must have shape (N, D) with N >= 1; got {columns.shape}.", "x", columns.shape)
-        return cls.random(n_components, [int(column.max()) + 1 for column in columns.T], rng=rng)
+        sizes = [int(column.max(initial=0, where=column < 2**31)) + 1 for column in columns.T]
+        return cls.random(n_components, sizes, rng=rng)
 
     @property
     def n_components(self) -> int:
@@ -142,8 +152,8 @@ class Mixture:
 
         Parameters
         ----------
-        x : array_like of int, shape (N, D)
-            One column per family, categories numbered from 0.
+        x : array_like, shape (N, D)
+            The columns of all families, side by side; categories numbered from 0, NaN where a family allows missing values.
         states : slice, optional
             Only these classes.
 
@@ -154,19 +164,20 @@ class Mixture:
         Raises
         ------
         TypeError, LogTableError
-            Not whole numbers, a missing value, a category out of range, or the wrong number of columns.
+            Values that a family refuses, or the wrong number of columns.
         """
         first, last = self.space.span(states)
         return np.ascontiguousarray(self.log_joint_and_error(x)[0][:, first:last])
 
     def log_joint_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """`log_joint` and a bound on its rounding error, both (N, K): that of every term, and D additions of non-positive terms."""
+        """`log_joint` and a bound on its rounding error, both (N, K): that of every term, and an addition for each family."""
         rows = np.zeros((len(self._checked(x)), 1))
         table, error = self._shares.normalized + rows, self._shares.error + rows
+        size = np.abs(table)
         for column, family in self._pairs(x):
             term, term_error = family.log_density_and_error(column)
-            table, error = table + term, error + term_error
-        bound = 1.01 * (error + len(self.components) * U * np.abs(table))
+            table, error, size = table + term, error + term_error, size + np.abs(term)
+        bound = 1.01 * (error + len(self.components) * U * size)
         return table, np.where(table > -np.inf, bound, 0.0)
 
     def log_joint_change(self, other: Mixture, x: npt.ArrayLike) -> FloatArray:
@@ -218,45 +229,52 @@ class Mixture:
         ----------
         statistics : MixtureStatistics
         prior : float or MixtureStatistics, optional
-            Counts of imaginary observations: one number for every share and every category, or a full set of statistics.
+            Counts of imaginary observations: one number for every share and every category, or pseudo-counts of the classes together
+            with what each family's ``maximize`` takes (None for no prior): a `NormalInverseWishart` for a Gaussian.
 
         Returns
         -------
         Mixture
-            Structural zeros stay zero. A class without any observation gets weight 0 and keeps its category probabilities.
+            Structural zeros stay zero. A class without any observation gets weight 0 and keeps its parameters.
+
+        Raises
+        ------
+        CollapsedComponent
+            A Gaussian without a prior that would shrink to a point or a flat.
         """
-        counts = pseudo_count_table(statistics.weights, self.log_weights.shape, "statistics.weights")
-        parts = list(zip(self.components, statistics.components, strict=True))
-        if prior is None:
-            return Mixture(maximized(self.log_weights, counts), tuple(family.maximize(part) for family, part in parts))
-        imaginary = self._pseudo_counts(prior)
-        families = zip(parts, imaginary.components, strict=True)
-        return Mixture(
-            maximized(self.log_weights, counts + imaginary.weights),
-            tuple(family.maximize(part, pseudo_counts=extra) for (family, part), extra in families),
-        )
+        imaginary = self._prior(prior)
+        counts = pseudo_count_table(statistics.weights, self.log_weights.shape, "statistics.weights") + imaginary.weights
+        parts = zip(self.components, statistics.components, imaginary.components, strict=True)
+        families = tuple(family.maximize(part, extra) for family, part, extra in parts)
+        return Mixture(maximized(self.log_weights, counts), families)
 
     def log_prior(self, prior: Any = None) -> tuple[float, float]:
-        """Sum of pseudo-counts times log parameters, in nats (the Dirichlet log prior up to a constant), and its error bound."""
-        return log_prior(self._prior_tables(prior))
+        """Log prior up to a constant, in nats (pseudo-counts times log parameters where they are counts), and its error bound."""
+        imaginary = self._prior(prior)
+        parts = [log_prior([(self._shares, imaginary.weights)])]
+        parts += [family.log_prior(extra) for family, extra in zip(self.components, imaginary.components, strict=True)]
+        return _total(parts)
 
     def log_prior_change(self, other: Mixture, prior: Any = None) -> tuple[float, float]:
         """`log_prior` of ``other`` minus that of self, from parameter differences, and its error bound."""
-        return log_prior_change(self._prior_tables(prior), other._tables())
+        imaginary = self._prior(prior)
+        parts = [log_prior_change([(self._shares, imaginary.weights)], [other._shares])]
+        families = zip(self.components, other.components, imaginary.components, strict=True)
+        return _total([*parts, *(family.log_prior_change(moved, extra) for family, moved, extra in families)])
 
     def rounding_loss(self, statistics: MixtureStatistics, prior: Any, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
-        total = statistics if prior is None else statistics + self._pseudo_counts(prior)
-        return rounding_loss((total.weights, *total.components), relative_error)
+        imaginary = self._prior(prior)
+        parts = zip(self.components, statistics.components, imaginary.components, strict=True)
+        losses = [family.rounding_loss(part, extra, relative_error) for family, part, extra in parts]
+        return math.fsum([rounding_loss([statistics.weights + imaginary.weights], relative_error), *losses])
 
     def randomize(self, rng: np.random.Generator) -> Mixture:
         """A random mixture of the same shape and with the same structural zeros."""
         return Mixture(uniform_simplex(self.log_weights, rng), tuple(family.randomize(rng) for family in self.components))
 
-    def sample(
-        self, n: int, *, rng: np.random.Generator | int | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Draw (x, z): observations (n, D) and their classes (n,).
+    def sample(self, n: int, *, rng: np.random.Generator | int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Draw (x, z): observations (n, D) and their classes (n,); x is int64 if every family counts.
 
         Examples
         --------
@@ -266,37 +284,39 @@ class Mixture:
         """
         generator = np.random.default_rng(rng)
         z = draw(self.log_weights[None, :], np.zeros(integer(n, "n", 0), np.int64), generator)
-        return np.stack([family.sample(z, rng=generator) for family in self.components], axis=1), z
+        return np.column_stack([family.sample(z, rng=generator) for family in self.components]), z
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists; structural zeros are -inf."""
-        tables = [family.log_probabilities.tolist() for family in self.components]
-        return {"log_weights": self.log_weights.tolist(), "components": tables}
+        parts = [
+            family.log_probabilities.tolist() if isinstance(family, Categorical) else family.to_dict()
+            for family in self.components
+        ]
+        return {"log_weights": self.log_weights.tolist(), "components": parts}
 
-    def _tables(self) -> tuple[LogSimplex, ...]:
-        return (self._shares, *(family._simplex for family in self.components))
+    def _prior(self, prior: Any) -> MixtureStatistics:
+        """A prior with pseudo-counts of the classes and one entry for each family."""
+        given = prior if isinstance(prior, MixtureStatistics) else MixtureStatistics(prior, (prior,) * len(self.components))
+        return MixtureStatistics(pseudo_count_table(given.weights, self.log_weights.shape, "prior"), given.components)
 
-    def _prior_tables(self, prior: Any) -> list[PriorTable]:
-        imaginary = self._pseudo_counts(prior)
-        return list(zip(self._tables(), (imaginary.weights, *imaginary.components), strict=True))
-
-    def _pseudo_counts(self, prior: Any) -> MixtureStatistics:
-        given = prior if isinstance(prior, MixtureStatistics) else None
-        number = 0.0 if prior is None or given is not None else prior
-        weights = pseudo_count_table(given.weights if given else number, self.log_weights.shape, "prior")
-        parts = given.components if given else (number,) * len(self.components)
-        tables = zip(parts, self.components, strict=True)
-        return MixtureStatistics(
-            weights, tuple(pseudo_count_table(part, family.log_probabilities.shape, "prior") for part, family in tables)
-        )
-
-    def _pairs(self, x: npt.ArrayLike) -> list[tuple[npt.NDArray[Any], Categorical]]:
-        return list(zip(np.asarray(x).T, self.components, strict=True))
+    def _pairs(self, x: npt.ArrayLike) -> list[tuple[npt.NDArray[Any], Any]]:
+        """The columns of each family: (N,) for one column, else (N, n_columns)."""
+        table, first, pairs = np.asarray(x), 0, []
+        for family in self.components:
+            stop = first + family.n_columns
+            pairs.append((table[:, first] if family.n_columns == 1 else table[:, first:stop], family))
+            first = stop
+        return pairs
 
     def _checked(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
-        array = np.asarray(x)
-        if array.ndim != 2 or array.shape[1] != len(self.components):
-            raise LogTableError(
-                f"x must have shape (N, {len(self.components)}), one column per family; got {array.shape}.", "x", array.shape
-            )
+        array, wanted = np.asarray(x), sum(family.n_columns for family in self.components)
+        if array.ndim != 2 or array.shape[1] != wanted:
+            what = "one column per family" if wanted == len(self.components) else "the columns of all families side by side"
+            raise LogTableError(f"x must have shape (N, {wanted}), {what}; got {array.shape}.", "x", array.shape)
         return array
+
+
+def _total(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Sum of values with error bounds."""
+    value = math.fsum(part[0] for part in parts)
+    return value, 1.01 * (math.fsum(part[1] for part in parts) + U * abs(value))

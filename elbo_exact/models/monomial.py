@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray, categories, raise_bad_entry, real_array
 from elbo_exact.errors import LogTableError
+from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.families._simplex import (
     LogSimplex,
     U,
@@ -19,7 +20,6 @@ from elbo_exact.families._simplex import (
     simplex_change,
     uniform_simplex,
 )
-from elbo_exact.models._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Monomial"]
