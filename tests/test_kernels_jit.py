@@ -54,7 +54,7 @@ def twice(x):
 """,
 }
 CALL = "from elbo_exact.kernels.caller import caller\nprint(caller(1.0))"
-LINE = "elbo_exact: compiling kernels for this machine, some 10 seconds ("
+LINE = "elbo_exact: compiling kernels for this machine, ten seconds for an audit, two minutes for all ("
 NOT_KEPT = f"{LINE}in every process: no cache that is safe and writable)\n"
 
 
