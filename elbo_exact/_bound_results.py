@@ -54,6 +54,7 @@ __all__ = [
     "tvo_results",
 ]
 
+MOST_ORDERS, MOST_STEPS = 999, 10**6  # of a Taylor polynomial, of a schedule
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
 LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
@@ -156,7 +157,7 @@ def thermodynamic_results(
 
 def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: int, options: Options) -> BoundResults:
     """The perturbative bound of an odd order at its best reference; order 1 is the ELBO."""
-    order = integer(order, "order", 1)
+    order = integer(order, "order", 1, MOST_ORDERS)
     if order % 2 == 0:
         raise ValueError(f"order must be odd, because even Taylor polynomials are no lower bounds of exp; got {order}.")
     if order == 1:
@@ -180,7 +181,7 @@ def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: 
 def schedule(betas: npt.ArrayLike | int) -> FloatArray:
     """An increasing schedule from 0 to 1; an integer asks for that many equal steps."""
     if isinstance(betas, (int, np.integer)) and not isinstance(betas, bool):
-        steps = integer(betas, "betas", 1)
+        steps = integer(betas, "betas", 1, MOST_STEPS)
         return np.arange(steps + 1) / steps
     values = real_array(betas, "betas")
     if values.ndim != 1 or values.size < 2 or values[0] != 0.0 or values[-1] != 1.0 or not (np.diff(values) > 0.0).all():

@@ -49,6 +49,8 @@ def jackknife_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, count: int
     """The combination of order m; its gap may have either sign."""
     if order >= count:
         raise ValueError(f"order must be below num_samples {count}; got {order}.")
+    if order * math.log2(count) > 1000.0:
+        raise ValueError(f"order must keep num_samples**order within the doubles; got {count}**{order}.")
     gaps, bounds, evidence, batch = _gaps(log_joint, log_q, [count - j for j in range(order + 1)], "lower", options)
     factors = [(-1) ** j * (count - j) ** order / (math.factorial(order - j) * math.factorial(j)) for j in range(order + 1)]
     with np.errstate(all="ignore"):

@@ -239,17 +239,23 @@ def _plan(
     """(name, parameters, passes over the states, function) of every rung; the ELBO serves for the exact value if nothing else."""
     for name in include:
         one_of(name, "include", FAMILIES)
+    settings = {"num_samples": num_samples, "betas": betas, "alphas": alphas, "orders": orders, "cubo_orders": cubo_orders}
+    for name, values in settings.items():
+        if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+            raise TypeError(f"{name} must be a list with one entry for each rung; got {values!r}.")
     plan: list[tuple[str, dict[str, Any], int, Callable[..., BoundResults]]] = []
     if "elbo" in include:
         plan.append(("elbo", {}, 1, elbo_results))
     if "eubo" in include:
         plan.append(("eubo", {}, 1, eubo_results))
     for alpha in alphas if "renyi" in include else ():
-        plan.append(("renyi", {"alpha": float(alpha)}, 1, partial(renyi_bound_results, alpha=float(alpha))))
+        order = _real(alpha, "alphas")
+        plan.append(("renyi", {"alpha": order}, 1, partial(renyi_bound_results, alpha=order)))
     for n in cubo_orders if "cubo" in include else ():
-        if not n > 1.0:
-            raise ValueError(f"cubo_orders must be above 1; got {n!r}.")
-        plan.append(("cubo", {"n": float(n)}, 1, partial(renyi_bound_results, alpha=1.0 - float(n))))
+        order = _real(n, "cubo_orders")
+        if not 1.0 < order < math.inf:
+            raise ValueError(f"cubo_orders must be finite and above 1; got {n!r}.")
+        plan.append(("cubo", {"n": order}, 1, partial(renyi_bound_results, alpha=1.0 - order)))
     for k in orders if "perturbative" in include else ():
         plan.append(("perturbative", {"order": k}, 2 * k, partial(perturbative_results, order=k)))
     for steps in betas if "tvo" in include else ():
@@ -263,6 +269,13 @@ def _plan(
         for name, side in (("iwae", "lower"), ("iwae_upper", "upper")):
             plan.append((name, {"num_samples": count}, 250, partial(k_sample_results, count=count, side=side)))
     return plan
+
+
+def _real(value: Any, name: str) -> float:
+    number = float(value) if isinstance(value, (int, float, np.integer, np.floating)) else math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name} must hold real numbers; got {value!r}.")
+    return number
 
 
 def _annealed_plan(

@@ -106,14 +106,16 @@ def one_of(value: Any, name: str, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-def integer(value: Any, name: str, minimum: int) -> int:
-    """A whole number of at least ``minimum``; booleans and floats are refused."""
+def integer(value: Any, name: str, minimum: int, maximum: int | None = None) -> int:
+    """A whole number of at least ``minimum``, and at most ``maximum``; booleans and floats are refused."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)) or number < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}; got {value!r}.")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name} must be an integer from {minimum} to {maximum}; got {value!r}.")
     return number
 
 

@@ -497,7 +497,7 @@ def sumo(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, terms: int, *, unnormal
     >>> [float(bounds.sumo(np.log([0.3, 0.1]), np.log([0.5, 0.5]), m).round(6)) for m in (0, 9)]
     [-1.060132, -0.929264]
     """
-    return _value(k_sample_results(log_joint, log_q, integer(terms, "terms", 0) + 1, "lower", Options(unnormalized)))
+    return _value(k_sample_results(log_joint, log_q, integer(terms, "terms", 0, 2**53 - 1) + 1, "lower", Options(unnormalized)))
 
 
 def _value(results: BoundResults) -> Any:

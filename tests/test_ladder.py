@@ -175,3 +175,29 @@ def test_a_wrong_exact_value_is_noticed(shift: float) -> None:
     found = bounds.ladder(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
     rungs = tuple(r._replace(value=r.value + shift, total=r.total + shift) if r.side == "exact" else r for r in found.rungs)
     assert not all(check.holds for check in bounds.Ladder(rungs).verify())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alphas": [math.nan]}, "alphas must hold real numbers; got nan."),
+        ({"alphas": ["a"]}, "alphas must hold real numbers; got 'a'."),
+        ({"alphas": 0.5}, "alphas must be a list with one entry for each rung; got 0.5."),
+        ({"num_samples": 10}, "num_samples must be a list with one entry for each rung; got 10."),
+        ({"cubo_orders": ["2"]}, "cubo_orders must hold real numbers; got '2'."),
+        ({"cubo_orders": [1.0]}, "cubo_orders must be finite and above 1; got 1.0."),
+        ({"betas": [10**30]}, f"betas must be an integer from 1 to 1000000; got {10**30}."),
+        ({"orders": [10**30 + 1]}, f"order must be an integer from 1 to 999; got {10**30 + 1}."),
+    ],
+)
+def test_settings_that_are_none(settings: dict[str, object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match="must") as caught:
+        bounds.ladder([0.0, 0.0], np.log([0.5, 0.5]), **settings)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_combinations_beyond_the_doubles() -> None:
+    with pytest.raises(ValueError, match=r"order must keep num_samples\*\*order within the doubles; got 1000000000\*\*40"):
+        bounds.jackknife([0.0, 0.0], np.log([0.5, 0.5]), 10**9, 40)
+    with pytest.raises(ValueError, match="terms must be an integer from 0 to"):
+        bounds.sumo([0.0, 0.0], np.log([0.5, 0.5]), 2**53)

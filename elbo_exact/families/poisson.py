@@ -144,7 +144,7 @@ class Poisson:
     def log_density_change(self, other: Poisson, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """log p_other(x_n | k) - log p_self(x_n | k) from parameter differences, and its error bound; both (N, K).
 
-        x D - e^t expm1(D) with D = t' - t (one rounding): (2 u) x |D|, and e^t (2 LIBM + 2 u) |expm1(D)| + u |D| e^t' from
+        x D - e^t expm1(D) with D = t' - t (one rounding): (2 u) x abs(D), and e^t (2 LIBM + 2 u) abs(expm1(D)) + u abs(D) e^t' from
         the rounding of D. Where a rate was or becomes 0 the second term is the difference of the rates. +inf where only ``other``
         can produce x_n, -inf where only self can, 0 where neither can.
         """

@@ -178,7 +178,11 @@ class Announcing:
         if not _announced.is_set():
             _announced.set()
             kept = f"once; kept in {self._folder}" if self._folder else "in every process: no cache that is safe and writable"
-            print(f"elbo_exact: compiling kernels for this machine, ten seconds for an audit, two minutes for all ({kept})", file=sys.stderr, flush=True)
+            print(
+                f"elbo_exact: compiling kernels for this machine, ten seconds for an audit, two minutes for all ({kept})",
+                file=sys.stderr,
+                flush=True,
+            )
         return self._compiler.compile(arguments, return_type)
 
 

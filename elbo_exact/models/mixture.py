@@ -38,7 +38,7 @@ class MixtureStatistics:
     weights : ndarray, shape (K,)
         Expected number of observations of each class.
     components : tuple
-        The statistics of each family: (K, C) counts of a `Categorical`; in a prior what the family's ``maximize`` takes, or None.
+        The statistics of each family: (K, C) counts of a ``Categorical``; in a prior what the family's ``maximize`` takes, or None.
     """
 
     weights: FloatArray
@@ -59,7 +59,7 @@ class Mixture:
     log_weights : array_like, shape (K,)
         Log class shares; sum to 1 within 1e-6 in log mass, renormalized exactly where they are used.
     components : sequence of families
-        Each with K states; they take the columns of x from left to right, ``n_columns`` each: 1 for `Categorical`.
+        Each with K states; they take the columns of x from left to right, ``n_columns`` each: 1 for ``Categorical``.
 
     Raises
     ------
@@ -230,7 +230,7 @@ class Mixture:
         statistics : MixtureStatistics
         prior : float or MixtureStatistics, optional
             Counts of imaginary observations: one number for every share and every category, or pseudo-counts of the classes together
-            with what each family's ``maximize`` takes (None for no prior): a `NormalInverseWishart` for a Gaussian.
+            with what each family's ``maximize`` takes (None for no prior): a ``NormalInverseWishart`` for a Gaussian.
 
         Returns
         -------
