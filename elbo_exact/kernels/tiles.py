@@ -11,7 +11,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic, overload
 
 CARRAY: Any = cast(Any, numba).carray
@@ -20,7 +20,7 @@ __all__ = ["GROUP", "N_TILES", "ROWS", "SHORT", "SHORT_EVIDENCE", "TILE", "group
 
 GROUP = 8  # longer rows whose lanes are halved together
 N_TILES, TILE = 18, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
-ROWS, SHORT = 32, 256  # rows done side by side, and the states that they may have: 64 KiB for each table
+ROWS, SHORT = 32, 256
 SHORT_EVIDENCE = 128  # the same for the log evidence alone, which has less to do for what the transposing costs
 
 
@@ -30,7 +30,10 @@ def on_the_stack(height: int, width: int) -> Any:
     @cast(Any, intrinsic)
     def memory(typing_context: Any) -> Any:
         def allocate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            block = cgutils.alloca_once(builder, ir.ArrayType(ir.DoubleType(), height * width))
+            with (
+                builder.goto_entry_block()
+            ):  # not ``alloca_once``: it stores zeros one by one, which takes ten seconds to compile
+                block = builder.alloca(ir.ArrayType(ir.DoubleType(), height * width))
             return builder.bitcast(block, ir.DoubleType().as_pointer())
 
         return types.CPointer(types.float64)(), allocate
