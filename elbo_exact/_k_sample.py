@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._annealing import R_GAP, R_GAP_BOUND, ais_results
 from elbo_exact._bound_results import BoundResults, Options, elbo_results, from_gap, renyi_bound_results
 from elbo_exact._engine import evidence_results
 from elbo_exact._validate import FloatArray, log_table
+from elbo_exact.importance import curve
 from elbo_exact.space import LatentSpace
 
 __all__ = ["annealed_results", "jackknife_results", "k_sample_results", "renyi_sample_results"]
@@ -23,7 +23,7 @@ def _gaps(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, counts: list[int], side: str, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
     """(gaps, bounds) of shape (rows, counts), the evidence with its bound, and the batch."""
-    curve: Any = import_module("elbo_exact.importance").curve(
+    found = curve(
         log_joint,
         log_q,
         counts,
@@ -32,7 +32,7 @@ def _gaps(
         executor=options.executor,
     )
     name = f"{side}_gap"
-    gaps, bounds = np.asarray(getattr(curve, name)), np.asarray(getattr(curve.error, name))
+    gaps, bounds = np.asarray(getattr(found, name)), np.asarray(getattr(found.error, name))
     batch = gaps.shape[:-1]
     evidence, own = evidence_results(log_joint, options.nan_policy, options.executor)
     wide = np.broadcast_to(evidence.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
@@ -77,11 +77,10 @@ def annealed_results(
     options: Options,
 ) -> BoundResults:
     """Annealed importance sampling by heat-bath sweeps, forward or reversed; NaN is refused whatever the policy."""
-    annealing: Any = import_module("elbo_exact._annealing")
-    found, batch = annealing.ais_results(log_joint, log_q, betas, None, space, sweeps, side, options.unnormalized, False)
+    found, batch = ais_results(log_joint, log_q, betas, None, space, sweeps, side, options.unnormalized, False)
     evidence, own = evidence_results(log_joint, options.nan_policy, options.executor)
     wide = np.broadcast_to(evidence.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
-    gap, error = found[:, annealing.R_GAP].copy(), found[:, annealing.R_GAP_BOUND].copy()
+    gap, error = found[:, R_GAP].copy(), found[:, R_GAP_BOUND].copy()
     return from_gap(side, gap, error, wide[:, 0], wide[:, 1], batch)
 
 

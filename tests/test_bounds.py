@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import bound_oracle as oracle
 import mpmath
@@ -17,11 +16,6 @@ from elbo_exact._bound_results import Options, elbo_results, perturbative_result
 
 INF = math.inf
 OWN = mpmath.mpf(10) ** -45
-needs_importance = pytest.mark.skipif(find_spec("elbo_exact.importance") is None, reason="K-sample integrals are not there yet")
-needs_annealing = pytest.mark.skipif(
-    find_spec("elbo_exact._annealing") is None or find_spec("elbo_exact.kernels.annealing") is None,
-    reason="annealing is not there yet",
-)
 ORDERS = (-3.0, -0.5, -1e-3, 1e-8, 0.3, 0.5, 1.5, 2.0, 30.0)
 ZERO = ([-1.0, -2.0, -INF], np.log([0.3, 0.3, 0.4]))  # q0 = 0.4
 MISS = (np.log([0.1, 0.2, 0.3]), [math.log(0.5), math.log(0.5), -INF])  # miss = 1/2
@@ -162,7 +156,6 @@ def test_f2_f3_perturbative_orders() -> None:
     assert [round(float(bounds.perturbative(a, b, k)), 10) for k in (5, 3)] == [-5.5256127179, -4.9291944988]
 
 
-@needs_importance
 def test_f4_jackknife_is_no_bound() -> None:
     a, b = pair([0.3, 0.7], [0.1, 0.9])
     assert round(float(bounds.jackknife(a, b, 2, 1)), 10) == 0.0247018759
@@ -170,7 +163,6 @@ def test_f4_jackknife_is_no_bound() -> None:
     assert bounds.jackknife(*ZERO, 3) == bounds.sumo(*ZERO, 2) == -INF
 
 
-@needs_importance
 def test_f5_f6_f7_k_sample_bounds_against_others() -> None:
     near, far = pair([0.05, 0.95], [0.1, 0.9]), pair([0.05, 0.95], [0.8, 0.2])
     for (a, b), renyi, five in ((near, -0.00927592, -0.00472800), (far, -0.90545971, -0.91552396)):
@@ -198,7 +190,6 @@ def test_f9_thermodynamic_side() -> None:
     assert round(float(bounds.tvo(a, b, [0.0, 0.5, 1.0])), 10) == 0.8239592165
 
 
-@needs_annealing
 def test_f9_annealing_can_beat_the_thermodynamic_bound() -> None:
     b = np.log([0.75, 0.25])
     a = b + np.array([0.0, math.log(9.0)])

@@ -255,7 +255,7 @@ def test_damaged_files_raise_only_value_errors(data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(text)))
     damaged = text[:first] + data.draw(st.text(max_size=8)) + text[first + data.draw(st.integers(0, 20)) :]
     with contextlib.suppress(ValueError):  # anything else is a bug of the reader
-        gallery.parse(damaged)
+        assert gallery.parse(damaged).kind in ("network", "latent-class")
 
 
 def test_unknown_name() -> None:
