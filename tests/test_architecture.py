@@ -71,6 +71,7 @@ TESTED_ELSEWHERE = {
     "families/_gaussian_prior.py": ("test_gaussian.py", "likewise"),
     "families/_gaussian_step.py": ("test_gaussian.py", "its M-step"),
     "families/_factorials.py": ("test_poisson.py", "beside the densities that need it"),
+    "models/_expected.py": ("test_fit.py", "two records of an E-step"),
     "fit": ("test_fit.py", "one loop, its steps and its result"),
     "_figures": ("test_figures.py", "numbers, drawings and files of the same figures"),
     "gallery": ("test_gallery.py", "one loader, several formats"),

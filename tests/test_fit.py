@@ -22,6 +22,7 @@ from test_mixture import exact_log_joint
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.families import Categorical
 from elbo_exact.fit import Outcome, fit_em
+from elbo_exact.fit.table import expected_by_table
 from elbo_exact.models import Mixture
 
 PATTERNS = np.array(list(itertools.product([0, 1], repeat=3)))
@@ -264,3 +265,42 @@ def test_refused_arguments(arguments: dict[str, Any], error: type[Exception], me
 def test_no_observations_are_refused() -> None:
     with pytest.raises(LogTableError, match=r"x must hold at least one observation; got 0\."):
         fit_em(start(1), np.zeros((0, 3), int))
+
+
+class OwnExpectation:
+    """A model that offers an E-step and nothing per state: for it, observations are items of a list."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+
+    def observations(self, x: Any) -> list[Any]:
+        return list(x)
+
+    def expectation(self, x: Any, counts: Any, executor: Any) -> Any:
+        assert isinstance(x, list)
+        return expected_by_table(self.mixture, np.array(x), counts, executor)._replace(posterior=None)
+
+    def maximize(self, statistics: Any, prior: Any = None) -> OwnExpectation:
+        return OwnExpectation(self.mixture.maximize(statistics, prior))
+
+    def rounding_loss(self, statistics: Any, prior: Any, relative_error: float) -> float:
+        return self.mixture.rounding_loss(statistics, prior, relative_error)
+
+
+def test_a_model_with_its_own_e_step_takes_the_same_path() -> None:
+    model, n_steps = start(3), 12
+    own = fit_em(OwnExpectation(model), PATTERNS.tolist(), weights=COUNTS, max_iter=n_steps, tolerance=0.0)
+    table = fit_em(model, PATTERNS, weights=COUNTS, max_iter=n_steps, tolerance=0.0)
+    assert np.array_equal(own.trace, table.trace)
+    assert (np.abs(own.gains - table.gains) <= own.gain_errors + table.gain_errors).all()
+    converged = fit_em(OwnExpectation(model), PATTERNS, weights=COUNTS)
+    assert converged.outcome is Outcome.CONVERGED
+    assert abs(converged.objective - fit_em(model, PATTERNS, weights=COUNTS).objective) < 1e-6  # stops at its own rounding
+
+
+def test_an_impossible_item_is_named_by_its_own_e_step() -> None:
+    never = OwnExpectation(Mixture([0.0], (Categorical([[0.0, NINF]]),)))
+    assert fit_em(never, [[0], [1]], weights=[3.0, 0.0]).objective == 0.0
+    with pytest.raises(ZeroEvidence) as caught:
+        fit_em(never, [[1], [0], [1]], weights=[0.0, 2.0, 1.0])
+    assert caught.value.index == (2,)
