@@ -48,6 +48,23 @@ def test_renyi_and_cubo_lie_within_their_bounds(seed: int) -> None:
             assert abs(got - oracle.cubo(a, b, n_chi)) <= 1e-12 * (1 + abs(got))
 
 
+@pytest.mark.parametrize("alpha", [0.5, -0.5, 1.5, -1.0, 2.0])
+def test_orders_without_another_exp_lie_within_their_bounds(alpha: float) -> None:
+    """At full and broken blocks, nearly tight to hundreds of nats apart, on both sides of the weights at which they give up."""
+    rng = np.random.default_rng(5)
+    for n_states in (2, 65):
+        for scale, distance in ((2.0, 1.0), (2.0, 1e-3), (2.0, 1e-9), (60.0, 1.0), (60.0, 60.0), (110.0, 1e-6)):
+            a = rng.normal(0.0, scale, n_states) + rng.choice([0.0, 1e3])
+            b = a + rng.normal(0.0, distance, n_states)
+            sign = 1 if alpha > 0.0 else -1
+            result = renyi_bound_results(a, b, alpha, Options(True))
+            with mpmath.workdps(oracle.DIGITS):
+                exact, value = oracle.log_evidence(a), oracle.renyi(a, b, alpha)
+                assert abs(mpmath.mpf(float(result.gap[0])) - sign * (exact - value)) <= result.gap_error[0] + OWN
+                assert abs(mpmath.mpf(float(result.value[0])) - value) <= result.value_error[0] + OWN
+            assert sign * (ee.log_evidence(a) - result.value[0]) >= 0.0
+
+
 def test_renyi_limits_are_the_elbo_the_evidence_and_the_extreme_weights() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=(2, 20))

@@ -15,6 +15,14 @@ and delta moves H by |c (c-1)| exp(1) E|e| delta with E|e| <= sqrt(2 exp(1) H/|c
 
 **Errors of the log sum.** a' = log p - max and b' = log q - max round once, 1 - alpha, its product and that with alpha once, x once: an
 exponent is good to u (3 |alpha b'| + 4 |(1 - alpha) a'|), of which the average over the weights of x counts.
+
+**Orders without another exp.** With the weights v = exp(a') and w = exp(b') of the two log sums, each good to 3.1u, w**alpha v**(1 - alpha) is
+
+    sqrt(v w)      alpha = 1/2          (6.2 + 1)/2 + 1 = 4.6u
+    v sqrt(v/w)    alpha = -1/2         3.1 + 7.2/2 + 2 = 8.7u     and w sqrt(w/v) for 3/2
+    v (v/w)        alpha = -1           3.1 + 7.2 + 1 = 11.3u      and w (w/v) for 2
+
+so 11.4u serves all of them. Nothing underflows where every weight is at least 2**-500: other rows go the general way.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
 from elbo_exact.kernels.plain import pivot_off, plain_offset
 from elbo_exact.kernels.points import LARGEST, N_STATES, SIZE_E, fill_states
 from elbo_exact.kernels.reduce import chunk_weights, close_log_sum, log_evidence_of, log_sum_error, sum_error
-from elbo_exact.kernels.scalar import log1p, phi_parts, two_sum
+from elbo_exact.kernels.scalar import log1p, log_of_sum, phi_parts, two_sum
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add_weight, chain_error, clear, fold, halve
 
@@ -37,6 +45,7 @@ __all__ = ["M_BOUND", "M_EVIDENCE", "M_NORMALIZER", "M_VALUE", "N_MOMENT", "mome
 M_VALUE, M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT = 0, 1, 2, 4, 5  # the evidence has its bound beside it
 TERM_ERROR = 54.0 * U
 GOOD = 2.0**-42  # relative bound up to which a log sum will do
+POWER_ERROR, POWER_GOOD, POWER_SMALLEST = 11.4 * U, 2.0**-46, 2.0**-500  # no worse than ``near_moment`` where that would serve
 
 
 @kernel
@@ -185,19 +194,84 @@ def tight_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, w, known):
 @kernel
 def loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, top, kept):
     """(log sum q**alpha p**(1 - alpha), bound) from log sums; the bound is INF where they are not accurate enough."""
-    n, beta, log_a, log_b = a.size, 1.0 - alpha, log1p(rest_a), log1p(rest_b)
-    value, bound = far_moment(a, b, top_a, top_b, alpha, beta, mixed, top, kept)
+    value, bound = far_moment(a, b, top_a, top_b, alpha, 1.0 - alpha, mixed, top, kept)
+    return normalized_moment(value, bound, rest_a, rest_b, alpha, a.size, GOOD)
+
+
+@kernel
+def normalized_moment(value, bound, rest_a, rest_b, alpha, n, good):
+    """(log moment, bound) from the log sum of the mixed weights; the bound is INF where it is relatively above ``good``."""
+    beta, log_a, log_b = 1.0 - alpha, log1p(rest_a), log1p(rest_b)
     x, y = alpha * log_b, beta * log_a
     moment = value - (x + y)
     bound += abs(alpha) * log_sum_error(rest_b, log_b, n) + abs(beta) * log_sum_error(rest_a, log_a, n)
     bound = 1.01 * (bound + 3.0 * U * (abs(x) + abs(y)) + U * abs(moment))
     right = moment <= 0.0 if 0.0 < alpha < 1.0 else moment >= 0.0
-    return moment, (bound if bound <= GOOD * abs(moment) and right else INF)
+    return moment, (bound if bound <= good * abs(moment) and right else INF)
+
+
+@kernel
+def has_power(alpha):
+    """Whether the mixed weights are products and roots of the others."""
+    return alpha == 0.5 or alpha == -0.5 or alpha == 1.5 or alpha == -1.0 or alpha == 2.0
+
+
+@kernel
+def power_block(lanes, x, y, order, count):
+    """x**order y**(1 - order) of a block into the lanes of sum 0; how many states have too small a weight."""
+    small = 0
+    for j in range(count):
+        v, w = x[j], y[j]
+        small += 1 if (v < POWER_SMALLEST or w < POWER_SMALLEST) else 0
+        if order == 0.5:
+            z = math.sqrt(v * w)
+        elif order == 1.5:
+            z = v * math.sqrt(v / w)
+        else:
+            z = v * (v / w)
+        add_weight(lanes, 0, j, z)
+    return small
+
+
+@kernel
+def power_sum(lanes, x, y, order):
+    """The sum of all terms in the lanes of sum 0; how many states have too small a weight. ``order`` is a constant in each call."""
+    clear(lanes, 0, 2)
+    small = 0
+    for start in range(0, x.size, LANES):
+        v, w = x[start : start + LANES], y[start : start + LANES]
+        small += power_block(lanes, v, w, order, LANES) if v.size == LANES else power_block(lanes, v, w, order, v.size)
+    return small
+
+
+@kernel
+def power_moment(weights_a, weights_b, rest_a, rest_b, alpha):
+    """(log sum q**alpha p**(1 - alpha), bound) for the orders of ``has_power``; the bound is INF where ``row_moment`` has to go on."""
+    lanes = tiles()
+    n = weights_a.size
+    x, y = (weights_a, weights_b) if alpha < 1.0 else (weights_b, weights_a)
+    if alpha == 0.5:
+        small = power_sum(lanes, x, y, 0.5)
+    elif alpha == -0.5 or alpha == 1.5:
+        small = power_sum(lanes, x, y, 1.5)
+    else:
+        small = power_sum(lanes, x, y, 2.0)
+    if small > 0:
+        return np.nan, INF
+    high, low = halve(lanes, 0)
+    high, low = two_sum(high, low)
+    value = log_of_sum(high, low)
+    bound = 1.01 * (POWER_ERROR + sum_error(n)) + 2.0 * U * abs(value)
+    return normalized_moment(value, bound, rest_a, rest_b, alpha, n, POWER_GOOD)
 
 
 @kernel
 def row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, e, mixed, known):
     """(log sum q**alpha p**(1 - alpha), bound); the bound is INF where ``renyi`` has to decide."""
+    if a.size <= CHUNK and has_power(alpha):
+        value, bound = power_moment(weights_a, weights_b, rest_a, rest_b, alpha)
+        if bound < INF:
+            return value, bound
     r = log1p(rest_a) - log1p(rest_b)
     top, size, single = mix(a, b, top_a, top_b, alpha, 1.0 - alpha, r, mixed)
     direct = alpha >= 0.5
