@@ -15,7 +15,7 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"_validate", "_parallel", "_plain"},
-    {"_sums"},
+    {"_sums", "_layers"},
     {"_engine", "space"},
     {"evidence", "grid", "families"},
     {"divergence", "models"},
