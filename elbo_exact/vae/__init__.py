@@ -1,0 +1,5 @@
+"""The Gaussian variational autoencoder on hand-written gradients, with its exact evidence where the latent space is small."""
+
+from elbo_exact.vae.model import Code, Decoded, GaussianVAE
+
+__all__ = ["Code", "Decoded", "GaussianVAE"]
