@@ -18,7 +18,7 @@ from elbo_exact._validate import integer, one_of
 
 __all__ = ["ACTIVATIONS", "Perceptron", "activate", "affine", "log_softmax"]
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]
 Pullback = Callable[[Array], Array]
 MLPPullback = Callable[..., Array | None]
 
@@ -34,7 +34,7 @@ def affine(x: Array, weight: Array, bias: Array) -> tuple[Array, MLPPullback]:
     def pullback(cotangent: Array, d_weight: Array, d_bias: Array, needed: bool = True) -> Array | None:
         np.dot(x.T, cotangent, out=d_weight)
         np.add.reduce(cotangent, axis=0, out=d_bias)
-        return cotangent @ weight.T if needed else None
+        return np.asarray(cotangent @ weight.T) if needed else None
 
     return value, pullback
 

@@ -1,5 +1,6 @@
 """The Gaussian variational autoencoder on hand-written gradients, with its exact evidence where the latent space is small."""
 
 from elbo_exact.vae.model import Code, Decoded, GaussianVAE
+from elbo_exact.vae.training import TrainingOutcome, TrainingResult, TrainingState, fit_vae
 
-__all__ = ["Code", "Decoded", "GaussianVAE"]
+__all__ = ["Code", "Decoded", "GaussianVAE", "TrainingOutcome", "TrainingResult", "TrainingState", "fit_vae"]

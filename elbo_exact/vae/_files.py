@@ -32,7 +32,9 @@ def read_settings(array: Array, path: Any, kind: str) -> dict[str, Any]:
     except (ValueError, AttributeError):
         found = (None, None)
     if found != (kind, FORMAT):
-        raise ValueError(f"{os.fspath(path)} must hold a {kind} of format {FORMAT}; got kind {found[0]!r}, format {found[1]!r}.")
+        raise ValueError(
+            f"{os.fspath(path)} must hold a {kind} of format {FORMAT}; got kind {found[0]!r}, format {found[1]!r}."
+        )
     return dict(settings)
 
 
@@ -42,7 +44,8 @@ def write(path: str | os.PathLike[str], kind: str, settings: dict[str, Any], arr
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, settings=packed({"kind": kind, "format": FORMAT, **settings}), **arrays)
+            members: dict[str, Any] = {"settings": packed({"kind": kind, "format": FORMAT, **settings}), **arrays}
+            np.savez(file, **members)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

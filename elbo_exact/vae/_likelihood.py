@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 __all__ = ["Array", "bernoulli", "floored", "gaussian"]
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]
 Pullback = Callable[[Array], tuple[Array, Array | None]]
 LOG_2PI = math.log(2.0 * math.pi)
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -142,7 +142,7 @@ class GaussianVAE:
     @property
     def n_params(self) -> int:
         """Length of the parameter vector."""
-        return self.own_slice.stop
+        return int(self.own_slice.stop)
 
     @property
     def double_params(self) -> FloatArray:
@@ -176,7 +176,7 @@ class GaussianVAE:
     def likelihood_of(self, outputs: Array, own: Array, x: Array) -> tuple[Array, Any]:
         """log p(x | z) of decoder outputs, and its pullback."""
         function = _likelihood.gaussian if self.likelihood == "gaussian" else _likelihood.bernoulli
-        return function(outputs, own, x, self.min_log_variance)
+        return cast(tuple[Array, Any], function(outputs, own, x, self.min_log_variance))
 
     def encode(self, x: npt.ArrayLike) -> Code:
         """Mean and log variance of q(z | x)."""
@@ -288,7 +288,7 @@ class GaussianVAE:
         """log p(x, z) at nodes z (S, L), a log table (N, S) of densities in z."""
         from elbo_exact.vae._truth import log_joint
 
-        return log_joint(self, self.observations(x), self.latents(z))
+        return np.asarray(log_joint(self, self.observations(x), self.latents(z)))
 
     def log_q(self, x: npt.ArrayLike, z: npt.ArrayLike) -> FloatArray:
         """log q(z | x) at nodes z (S, L), a log table (N, S) of densities in z."""
@@ -329,7 +329,7 @@ class GaussianVAE:
         """Read what :meth:`save` wrote, to the same bits."""
         from elbo_exact.vae._files import load_model
 
-        return load_model(cls, path)
+        return cast(GaussianVAE, load_model(cls, path))
 
     def settings(self) -> dict[str, Any]:
         """Everything but the parameters."""
