@@ -44,7 +44,7 @@ def _tanh(x: Array) -> Array:
 
 
 def _tanh_slope(y: Array) -> Array:
-    slope = y * y
+    slope: Array = y * y
     return np.subtract(1.0, slope, out=slope)
 
 

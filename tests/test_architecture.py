@@ -78,6 +78,8 @@ TESTED_ELSEWHERE = {
     "vae/_objective.py": ("test_vae.py", "likewise"),
     "vae/_likelihood.py": ("test_vae.py", "likewise"),
     "vae/_truth.py": ("test_vae_truth.py", "likewise"),
+    "vae/_networks.py": ("test_vae.py", "likewise"),
+    "vae/results.py": ("test_vae_training.py", "seen at the ends of runs"),
     "vae/_files.py": ("test_vae_training.py", "beside the runs that it keeps"),
     "vae/training.py": ("test_vae_training.py", "one model, several files"),
     "_figures": ("test_figures.py", "numbers, drawings and files of the same figures"),

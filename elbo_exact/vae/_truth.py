@@ -94,9 +94,9 @@ def audit(model: Any, x: FloatArray, q: bool, max_nodes: int) -> VAEAudit:
     points, half_width = SCAN[n_latent]
     scan = _tensor(np.linspace(-half_width, half_width, points), n_latent)
     tables = _decoded(model, scan)
-    mean, log_variance = model.encode(x)
+    codes = [model.encode(row[None]) for row in x]  # alone: a product of matrices may round a row by its company
     step = 2.0 * half_width / (points - 1)
-    calls = [(model, x[i], mean[i], log_variance[i], scan, step, tables, q, limit) for i in range(len(x))]
+    calls = [(model, row, mean[0], s[0], scan, step, tables, q, limit) for row, (mean, s) in zip(x, codes, strict=True)]
     done = run(_audit_row, calls)
     names = NAMES if q else NAMES[:1]
     columns = {
@@ -139,7 +139,7 @@ def _audit_row(
     if float((both[1] - both[0]).max()) < STEP * min(1.0, width) * limit:
         result, sizes = _refined(target, True, both, STEP * min(1.0, width), limit)
         if _settled(result, True):
-            return _line(_quantities(result, NAMES), noise, math.prod(sizes))
+            return _line(_with_leak(_quantities(result, NAMES)), noise, math.prod(sizes))
     first, first_sizes = _refined(target, True, posterior_box, STEP, limit, ("log_evidence", "forward_kl"))
     own = _Target(density, mean, np.diag(np.exp(0.5 * log_variance)), mean, log_variance)
     second, second_sizes = _refined(own, True, own.q_box()[0], STEP, limit, ("elbo",))
@@ -182,12 +182,18 @@ def _quantities(result: DensityAudit, names: tuple[str, ...]) -> dict[str, tuple
     }
 
 
+def _with_leak(quantities: dict[str, tuple[float, float, float]]) -> dict[str, tuple[float, float, float]]:
+    """Estimates raised by what the grid says q integrates to: it is 1, unless q is narrower than the spacing of doubles at z."""
+    leak = abs(quantities["log_q_normalizer"][0])
+    return {name: (v, e, d + leak * (name != "log_evidence")) for name, (v, e, d) in quantities.items()}
+
+
 def _apart(first: DensityAudit, second: DensityAudit) -> dict[str, tuple[float, float, float]]:
     """All quantities where no single grid resolves both: evidence and KL(p || q) on the posterior's, the ELBO on that of q.
 
     On the posterior's grid q is normalized to what it has there, so log_q_normalizer is taken back out of KL(p || q).
     """
-    on_p, on_q = _quantities(first, NAMES), _quantities(second, NAMES)
+    on_p, on_q = _quantities(first, NAMES), _with_leak(_quantities(second, NAMES))
     evidence, elbo = on_p["log_evidence"], on_q["elbo"]
     forward = _plus(on_p["forward_kl"], on_p["log_q_normalizer"], -1.0)
     gap, eubo = _plus(evidence, elbo, -1.0), _plus(evidence, forward, 1.0)
@@ -327,7 +333,7 @@ def _rounding(model: Any, x: FloatArray, z: FloatArray) -> float:
     value, pullback = model.likelihood_of(outputs, params[model.own_slice], x[None])
     slopes = np.abs(pullback(np.ones_like(value))[0])
     size = abs(float(value[0, 0])) + model.n_features * (2.0 + abs(model.min_log_variance)) + float(z @ z)
-    return float((slopes * moved).sum()) + (model.n_features + 8) * U * size
+    return float((slopes * moved).sum() + (model.n_features + 8) * U * size)
 
 
 def _tensor(line: FloatArray, n_latent: int) -> FloatArray:

@@ -19,18 +19,16 @@ from elbo_exact._validate import FloatArray, integer, one_of, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.evidence import log_evidence
 from elbo_exact.vae import _likelihood
+from elbo_exact.vae._networks import NETWORK, networks
 from elbo_exact.vae._objective import GRADIENTS, OBJECTIVES, elbo_rows, kl_to_prior, log_normal, log_weights, loss_and_gradient
 
 if TYPE_CHECKING:
     from elbo_exact.vae._truth import VAEAudit
-    from elbo_exact.vae.training import TrainingResult
+    from elbo_exact.vae.results import TrainingResult
 
 __all__ = ["Code", "Decoded", "GaussianVAE"]
 
 Array = _likelihood.Array
-LIKELIHOODS = ("gaussian", "bernoulli")
-VARIANCES = ("pixel", "feature", "shared")
-NETWORK = {"hidden", "activation", "likelihood", "variance"}
 
 
 class Code(NamedTuple):
@@ -97,7 +95,7 @@ class GaussianVAE:
                 f"min_log_variance must be finite; got {self.min_log_variance!r}; without a floor variances collapse."
             )
         hidden = tuple(self.hidden)
-        encoder, decoder, own = _networks(
+        encoder, decoder, own = networks(
             self.n_features, self.n_latent, hidden, self.activation, self.likelihood, self.variance
         )
         first, second = encoder.n_params, encoder.n_params + decoder.n_params
@@ -136,7 +134,7 @@ class GaussianVAE:
     @classmethod
     def sized(cls, n_features: int, n_latent: int, *, dtype: npt.DTypeLike = np.float64, **settings: Any) -> GaussianVAE:
         """All parameters 0, for parameters that come from elsewhere."""
-        encoder, decoder, own = _networks(n_features, n_latent, **{key: settings[key] for key in NETWORK & set(settings)})
+        encoder, decoder, own = networks(n_features, n_latent, **{key: settings[key] for key in NETWORK & set(settings)})
         return cls(np.zeros(encoder.n_params + decoder.n_params + own, dtype), n_features, n_latent, **settings)
 
     @property
@@ -349,23 +347,3 @@ class GaussianVAE:
                 f"noise must have shape (K, {n_rows}, {self.n_latent}), K >= 1; got {values.shape}.", "noise", values.shape
             )
         return values
-
-
-def _networks(
-    n_features: int,
-    n_latent: int,
-    hidden: tuple[int, ...] = (64,),
-    activation: str = "tanh",
-    likelihood: str = "gaussian",
-    variance: str = "pixel",
-) -> tuple[Perceptron, Perceptron, int]:
-    """Encoder, decoder, and how many variance parameters the decoder has of its own."""
-    integer(n_features, "n_features", 1)
-    integer(n_latent, "n_latent", 1)
-    one_of(likelihood, "likelihood", LIKELIHOODS)
-    one_of(variance, "variance", VARIANCES)
-    own = {"pixel": 0, "feature": n_features, "shared": 1}[variance] if likelihood == "gaussian" else 0
-    doubled = likelihood == "gaussian" and variance == "pixel"
-    encoder = Perceptron((n_features, *hidden, 2 * n_latent), activation)
-    decoder = Perceptron((n_latent, *tuple(hidden)[::-1], n_features * (1 + doubled)), activation)
-    return encoder, decoder, own

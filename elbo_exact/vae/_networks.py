@@ -1,0 +1,32 @@
+"""The two perceptrons of a VAE, by its settings."""
+
+from __future__ import annotations
+
+from elbo_exact._layers import Perceptron
+from elbo_exact._validate import integer, one_of
+
+__all__ = ["NETWORK", "networks"]
+
+LIKELIHOODS = ("gaussian", "bernoulli")
+VARIANCES = ("pixel", "feature", "shared")
+NETWORK = {"hidden", "activation", "likelihood", "variance"}
+
+
+def networks(
+    n_features: int,
+    n_latent: int,
+    hidden: tuple[int, ...] = (64,),
+    activation: str = "tanh",
+    likelihood: str = "gaussian",
+    variance: str = "pixel",
+) -> tuple[Perceptron, Perceptron, int]:
+    """Encoder, decoder, and how many variance parameters the decoder has of its own."""
+    integer(n_features, "n_features", 1)
+    integer(n_latent, "n_latent", 1)
+    one_of(likelihood, "likelihood", LIKELIHOODS)
+    one_of(variance, "variance", VARIANCES)
+    own = {"pixel": 0, "feature": n_features, "shared": 1}[variance] if likelihood == "gaussian" else 0
+    doubled = likelihood == "gaussian" and variance == "pixel"
+    encoder = Perceptron((n_features, *hidden, 2 * n_latent), activation)
+    decoder = Perceptron((n_latent, *tuple(hidden)[::-1], n_features * (1 + doubled)), activation)
+    return encoder, decoder, own
