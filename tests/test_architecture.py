@@ -95,6 +95,7 @@ TESTED_ELSEWHERE = {
     "kernels/laplace_gradient.py": ("test_importance.py", "the public functions add validation only"),
     "kernels/laplace_law.py": ("test_importance.py", "likewise"),
     "kernels/descent.py": ("test_optimizers.py", "Adam beside the other optimizers"),
+    "kernels/normal.py": ("test_vae.py", "beside the objectives that call them"),
     "kernels/posterior.py": ("test_evidence.py", "the public functions add validation only"),
     "kernels/moment.py": ("test_bounds.py", "as renyi.py, through the bounds of every order"),
     "kernels/points.py": ("test_kernels_path.py", "one path, its fast and its careful passes"),

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact.kernels.normal import pixel_rows_double, pixel_rows_single
+
 __all__ = ["Array", "bernoulli", "floored", "gaussian"]
 
 Array = npt.NDArray[Any]
@@ -33,9 +35,9 @@ def gaussian(outputs: Array, own: Array, x: Array, floor: float) -> tuple[Array,
 
     ``own`` holds s of each feature, or one for all; where it is empty, the second half of the outputs is s.
     """
-    n_features = x.shape[1]
     if own.size == 0:
-        return _gaussian_of_pixels(outputs.reshape(-1, *x.shape[:1], 2 * n_features), x, floor)
+        return _gaussian_of_pixels(outputs, x, floor)
+    n_features = x.shape[1]
     residual = x - outputs.reshape(-1, *x.shape)
     s, alive = floored(own, floor)
     slope = residual * np.exp(-s)  # derivative in the mean
@@ -57,29 +59,14 @@ def gaussian(outputs: Array, own: Array, x: Array, floor: float) -> tuple[Array,
 
 
 def _gaussian_of_pixels(outputs: Array, x: Array, floor: float) -> tuple[Array, Pullback]:
-    n_features = x.shape[1]
-    s, alive = floored(outputs[..., n_features:], floor)
-    slopes = np.empty_like(outputs)
-    slope, change = slopes[..., :n_features], slopes[..., n_features:]
-    residual = x - outputs[..., :n_features]
-    precision = np.negative(s)
-    np.exp(precision, out=precision)
-    np.multiply(residual, precision, out=slope)
-    np.multiply(residual, slope, out=change)  # squared, in units of the variance
-    value = change.sum(axis=-1)
-    value += s.sum(axis=-1)
-    value += n_features * LOG_2PI
-    value *= -0.5
+    slopes, value = np.empty_like(outputs), np.empty(len(outputs), outputs.dtype)
+    rows: Any = pixel_rows_single if outputs.dtype == np.float32 else pixel_rows_double
+    rows(outputs, np.ascontiguousarray(x), floor, slopes, value)
 
     def pullback(weights: Array) -> tuple[Array, Array | None]:
-        np.subtract(change, 1.0, out=change)
-        np.multiply(change, 0.5, out=change)
-        if alive is not None:
-            np.multiply(change, alive, out=change)
-        np.multiply(slopes, weights[..., None], out=slopes)
-        return slopes.reshape(-1, 2 * n_features), None
+        return np.multiply(slopes, weights.reshape(-1, 1), out=slopes), None
 
-    return value, pullback
+    return value.reshape(-1, len(x)), pullback
 
 
 def bernoulli(outputs: Array, own: Array, x: Array, floor: float) -> tuple[Array, Pullback]:
