@@ -3,7 +3,8 @@
 Every observation gets coordinates u of its own, z = center + frame u, in which its posterior has mean 0 and covariance 1. They are found from
 a scan of the prior's range and repeated moments, so that several modes and tilted ridges are covered, not only the surroundings of one mode.
 The trapezoidal rule then runs over the box where the joint, and q, are within ``CUT`` nats of their largest values. It converges
-exponentially for smooth densities that have decayed at the ends (Trefethen & Weideman 2014, SIAM Review 56:385); relu has kinks, and converges as h^2.
+exponentially for smooth densities that have decayed at the ends (Trefethen & Weideman 2014, SIAM Review 56:385); kinks, of
+relu or where a log variance of pixels meets its floor, leave h^2.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ SCAN = {1: (1001, 10.0), 2: (101, 8.0), 3: (27, 6.5)}  # points per axis and hal
 LOOK = {1: 33, 2: 17, 3: 11}  # points per axis over [-6, 6] while moments are followed
 BLOCK = 2**14  # nodes that are decoded at a time
 STEP = 0.5  # first step of the rule, in posterior or q standard deviations: the trapezoidal rule of a Gaussian is then off by e^-79
-GOAL = 1e-11  # relative to 1 nat or to |log p(x)|: the rule is refined until its estimate is below
 NAMES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "log_q_normalizer")
 
 
@@ -80,7 +80,7 @@ def log_joint(model: Any, x: FloatArray, z: FloatArray) -> FloatArray:
     return np.array([rows(row) for row in x]).reshape(len(x), len(z))
 
 
-def audit(model: Any, x: FloatArray, q: bool, max_nodes: int) -> VAEAudit:
+def audit(model: Any, x: FloatArray, q: bool, tolerance: float, max_nodes: int) -> VAEAudit:
     """All quantities of all observations."""
     n_latent = model.n_latent
     if n_latent > MAX_DIMENSIONS:
@@ -91,12 +91,15 @@ def audit(model: Any, x: FloatArray, q: bool, max_nodes: int) -> VAEAudit:
     limit = (
         int(integer(max_nodes, "max_nodes", 16**n_latent) ** (1.0 / n_latent) + 1e-9) // 2
     )  # audit_density doubles the points
+    if not 0.0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a positive number; got {tolerance!r}.")
+    budget = _Budget(tolerance, limit)
     points, half_width = SCAN[n_latent]
     scan = _tensor(np.linspace(-half_width, half_width, points), n_latent)
     tables = _decoded(model, scan)
     codes = [model.encode(row[None]) for row in x]  # alone: a product of matrices may round a row by its company
     step = 2.0 * half_width / (points - 1)
-    calls = [(model, row, mean[0], s[0], scan, step, tables, q, limit) for row, (mean, s) in zip(x, codes, strict=True)]
+    calls = [(model, row, mean[0], s[0], scan, step, tables, q, budget) for row, (mean, s) in zip(x, codes, strict=True)]
     done = run(_audit_row, calls)
     names = NAMES if q else NAMES[:1]
     columns = {
@@ -111,6 +114,14 @@ def audit(model: Any, x: FloatArray, q: bool, max_nodes: int) -> VAEAudit:
     )
 
 
+@dataclass(frozen=True)
+class _Budget:
+    """When a rule is good enough, and most points of an axis."""
+
+    tolerance: float
+    limit: int
+
+
 def _audit_row(
     model: Any,
     x: FloatArray,
@@ -120,7 +131,7 @@ def _audit_row(
     step: float,
     tables: Callable[[FloatArray], FloatArray],
     q: bool,
-    limit: int,
+    budget: _Budget,
 ) -> dict[str, Any]:
     """One observation."""
 
@@ -132,17 +143,17 @@ def _audit_row(
     target = _Target(density, center, frame, mean, log_variance)
     posterior_box = _box(density, center, frame)
     if not q:
-        result, sizes = _refined(target, False, posterior_box, STEP, limit)
+        result, sizes = _refined(target, False, posterior_box, STEP, budget)
         return _line(_quantities(result, NAMES[:1]), noise, math.prod(sizes))
     q_box, width = target.q_box()
     both = np.minimum(posterior_box[0], q_box[0]), np.maximum(posterior_box[1], q_box[1])
-    if float((both[1] - both[0]).max()) < STEP * min(1.0, width) * limit:
-        result, sizes = _refined(target, True, both, STEP * min(1.0, width), limit)
-        if _settled(result, True):
+    if float((both[1] - both[0]).max()) < STEP * min(1.0, width) * budget.limit:
+        result, sizes = _refined(target, True, both, STEP * min(1.0, width), budget)
+        if _settled(result, True, budget.tolerance):
             return _line(_with_leak(_quantities(result, NAMES)), noise, math.prod(sizes))
-    first, first_sizes = _refined(target, True, posterior_box, STEP, limit, ("log_evidence", "forward_kl"))
+    first, first_sizes = _refined(target, True, posterior_box, STEP, budget, ("log_evidence", "forward_kl"))
     own = _Target(density, mean, np.diag(np.exp(0.5 * log_variance)), mean, log_variance)
-    second, second_sizes = _refined(own, True, own.q_box()[0], STEP, limit, ("elbo",))
+    second, second_sizes = _refined(own, True, own.q_box()[0], STEP, budget, ("elbo",))
     return _line(_apart(first, second), noise, math.prod(first_sizes) + math.prod(second_sizes))
 
 
@@ -215,11 +226,13 @@ def _line(quantities: dict[str, tuple[float, float, float]], noise: float, n_nod
     }
 
 
-def _settled(result: DensityAudit, q: bool, names: tuple[str, ...] = ("log_evidence", "elbo", "forward_kl")) -> bool:
+def _settled(
+    result: DensityAudit, q: bool, tolerance: float, names: tuple[str, ...] = ("log_evidence", "elbo", "forward_kl")
+) -> bool:
     """Whether the estimates meet the goal."""
     names = names if q else ("log_evidence",)
     return all(
-        float(getattr(result.discretization, name)) <= GOAL * max(1.0, abs(float(getattr(result, name)))) for name in names
+        float(getattr(result.discretization, name)) <= tolerance * max(1.0, abs(float(getattr(result, name)))) for name in names
     )
 
 
@@ -228,15 +241,15 @@ def _refined(
     q: bool,
     box: tuple[FloatArray, FloatArray],
     step: float,
-    limit: int,
+    budget: _Budget,
     names: tuple[str, ...] = ("log_evidence", "elbo", "forward_kl"),
 ) -> tuple[DensityAudit, tuple[int, ...]]:
     """Halve the step until the estimates meet the goal or the budget ends."""
     while True:
         wanted = [max(8, math.ceil(float(width) / step) + 1) for width in box[1] - box[0]]
-        sizes = tuple(min(limit, n) for n in wanted)
+        sizes = tuple(min(budget.limit, n) for n in wanted)
         result = audit_density(target.log_joint, Grid.trapezoid(np.stack(box, axis=-1), sizes), target.log_q if q else None)
-        if _settled(result, q, names) or min(wanted) >= limit:
+        if _settled(result, q, budget.tolerance, names) or min(wanted) >= budget.limit:
             return result, sizes
         step /= 2.0
 

@@ -301,14 +301,15 @@ class GaussianVAE:
         """log p(z | x) at nodes z (S, L), densities in z, (N, S), L <= 3."""
         return np.asarray(self.log_joint(x, z) - self.log_evidence(x)[:, None])
 
-    def audit(self, x: npt.ArrayLike, *, q: bool = True, max_nodes: int = 200_000) -> VAEAudit:
+    def audit(self, x: npt.ArrayLike, *, q: bool = True, tolerance: float = 1e-10, max_nodes: int = 200_000) -> VAEAudit:
         """Evidence, ELBO, gap and both KLs of each observation by quadrature adapted to its posterior, L <= 3.
 
-        See :class:`VAEAudit`. ``q=False`` leaves the encoder out, for the evidence alone.
+        See `VAEAudit`. ``q=False`` leaves the encoder out, for the evidence alone. The rule is refined until its estimates are
+        below ``tolerance`` (times the value, if that exceeds 1 nat), or a grid with twice the points would exceed ``max_nodes``.
         """
         from elbo_exact.vae._truth import audit
 
-        return audit(self, self.observations(x), q, max_nodes)
+        return audit(self, self.observations(x), q, tolerance, max_nodes)
 
     def fit(self, x: npt.ArrayLike, **settings: Any) -> TrainingResult:
         """Train; see :func:`elbo_exact.vae.fit_vae`."""
