@@ -126,6 +126,7 @@ def vae_study(
         raise ValueError(f"x must hold at least 2 rows, one to learn from and one to judge by; got {len(x)}.")
     chosen = np.arange(len(x)) % HELD_OUT == 1
     held_out, learned = x[chosen], x[~chosen]
+    start = _at_the_scale(start, learned)
     audited = held_out[: integer(n_audited, "n_audited", 1)]
     snapshots: list[Snapshot] = []
     last: list[VAEAudit] = []
@@ -146,6 +147,13 @@ def vae_study(
         last[:] = [run.model.audit(audited, tolerance=TOLERANCE, max_nodes=MAX_NODES)]
         snapshots.append(_snapshot(run.n_epochs, last[0]))
     return VAEStudy(os.fspath(source), x, labels, audited, tuple(snapshots), run, last[0])
+
+
+def _at_the_scale(vae: GaussianVAE, x: FloatArray) -> GaussianVAE:
+    """The log variances of the features start at those of the data, from where the network can only lower them."""
+    params = vae.params.copy()
+    params[vae.own_slice] = np.log(np.maximum(x.var(axis=0), np.exp(vae.min_log_variance)))
+    return vae.with_params(params)
 
 
 def _snapshot(epoch: int, audit: VAEAudit) -> Snapshot:
