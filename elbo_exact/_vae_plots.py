@@ -55,7 +55,7 @@ def decoded_grid(study: VAEStudy) -> Figure:
     z[..., 0] = line
     if rows > 1:
         z[..., 1] = line[::-1, None]
-    images = _images(vae.decode(z.reshape(-1, vae.n_latent)).mean)
+    images = np.pad(_images(vae.decode(z.reshape(-1, vae.n_latent)).mean), ((0, 0), (1, 0), (1, 0)))  # a line between images
     height, width = images.shape[1:]
     sheet = images.reshape(rows, SIDE, height, width).transpose(0, 2, 1, 3).reshape(rows * height, SIDE * width)
     canvas = new_figure((7.0, max(1.5, 7.0 * rows * height / (SIDE * width))))
@@ -116,7 +116,7 @@ def training(study: VAEStudy) -> Figure:
     lower.set_ylabel("nats per row")
     lower.set_xlabel("epoch")
     lower.set_xscale("log")
-    lower.set_ylim(bottom=0.0)
+    lower.set_yscale("log")
     for ax in (upper, lower):
         ax.legend(frameon=False, fontsize=9)
     return canvas

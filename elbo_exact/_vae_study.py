@@ -22,7 +22,7 @@ HELD_OUT = 10  # one row of ten
 MARKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # epochs that are audited, besides the last
 LEARNING_RATE, BATCH = 3e-3, 64
 TOLERANCE, MAX_NODES = 1e-6, 60_000  # of the quadrature: the picture of a gap needs no more
-DECODER = {"variance": "feature"}  # smooth in z; the floor of pixels has kinks, for which quadrature needs many nodes
+DECODER = {"variance": "shared"}  # smooth in z; the floor of pixels has kinks, for which quadrature needs many nodes
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def vae_study(
 
 
 def _at_the_scale(vae: GaussianVAE, x: FloatArray) -> GaussianVAE:
-    """The log variances of the features start at those of the data, from where the network can only lower them."""
+    """The decoder's log variance starts at that of the data, from where the network can only lower it."""
     params = vae.params.copy()
-    params[vae.own_slice] = np.log(np.maximum(x.var(axis=0), np.exp(vae.min_log_variance)))
+    params[vae.own_slice] = np.log(max(float(x.var(axis=0).mean()), np.exp(vae.min_log_variance)))
     return vae.with_params(params)
 
 
 def _snapshot(epoch: int, audit: VAEAudit) -> Snapshot:
-    means = [float(getattr(audit, name).mean()) for name in ("elbo", "log_evidence", "gap", "forward_kl")]
+    means = {name: float(getattr(audit, name).mean()) for name in ("elbo", "log_evidence", "gap", "forward_kl")}
     worst = max(float(audit.discretization.log_evidence.max()), float(audit.discretization.elbo.max()))
-    return Snapshot(epoch, *means, worst)
+    return Snapshot(epoch, **means, discretization=worst)
