@@ -78,6 +78,7 @@ TESTED_ELSEWHERE = {
     "vae/model.py": ("test_vae.py", "one model, several files"),
     "vae/_objective.py": ("test_vae.py", "likewise"),
     "vae/_likelihood.py": ("test_vae.py", "likewise"),
+    "vae/_coordinates.py": ("test_vae_truth.py", "seen in the integrals"),
     "vae/_truth.py": ("test_vae_truth.py", "likewise"),
     "vae/_networks.py": ("test_vae.py", "likewise"),
     "vae/results.py": ("test_vae_training.py", "seen at the ends of runs"),

@@ -2,7 +2,7 @@
 
 Every observation gets coordinates u of its own, z = center + frame u, in which its posterior has mean 0 and covariance 1. They are found from
 a scan of the prior's range and repeated moments, so that several modes and tilted ridges are covered, not only the surroundings of one mode.
-The trapezoidal rule then runs over the box where the joint, and q, are within ``CUT`` nats of their largest values. It converges
+The trapezoidal rule then runs over the box where the joint, and q, are within 42 nats of their largest values. It converges
 exponentially for smooth densities that have decayed at the ends (Trefethen & Weideman 2014, SIAM Review 56:385); kinks, of
 relu or where a log variance of pixels meets its floor, leave h^2.
 """
@@ -23,15 +23,14 @@ from elbo_exact._parallel import run
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import EnumerationTooLarge
 from elbo_exact.grid import MAX_DIMENSIONS, Grid
+from elbo_exact.vae._coordinates import cube, find_box, find_frame
 from elbo_exact.vae._objective import log_normal
 
 __all__ = ["VAEAudit", "audit", "log_joint"]
 
 U = 2.0**-53
-CUT = 42.0  # nats: what lies outside the box is about exp(-42) of the evidence
 Q_RANGE = 9.2  # standard deviations of q: the same for a Gaussian
 SCAN = {1: (1001, 10.0), 2: (101, 8.0), 3: (27, 6.5)}  # points per axis and half width of the first look, in units of the prior
-LOOK = {1: 33, 2: 17, 3: 11}  # points per axis over [-6, 6] while moments are followed
 BLOCK = 2**14  # nodes that are decoded at a time
 STEP = 0.5  # first step of the rule, in posterior or q standard deviations: the trapezoidal rule of a Gaussian is then off by e^-79
 NAMES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "log_q_normalizer")
@@ -95,7 +94,7 @@ def audit(model: Any, x: FloatArray, q: bool, tolerance: float, max_nodes: int) 
         raise ValueError(f"tolerance must be a positive number; got {tolerance!r}.")
     budget = _Budget(tolerance, limit)
     points, half_width = SCAN[n_latent]
-    scan = _tensor(np.linspace(-half_width, half_width, points), n_latent)
+    scan = cube(np.linspace(-half_width, half_width, points), n_latent)
     tables = _decoded(model, scan)
     codes = [model.encode(row[None]) for row in x]  # alone: a product of matrices may round a row by its company
     step = 2.0 * half_width / (points - 1)
@@ -138,10 +137,10 @@ def _audit_row(
     def density(z: FloatArray) -> FloatArray:
         return np.concatenate([_decoded(model, z[i : i + BLOCK])(x) for i in range(0, len(z), BLOCK)])
 
-    center, frame = _frame(density, scan, tables(x), step, mean, log_variance)
+    center, frame = find_frame(density, scan, tables(x), step, mean, log_variance)
     noise = 2.0 * _rounding(model, x, center)
     target = _Target(density, center, frame, mean, log_variance)
-    posterior_box = _box(density, center, frame)
+    posterior_box = find_box(density, center, frame)
     if not q:
         result, sizes = _refined(target, False, posterior_box, STEP, budget)
         return _line(_quantities(result, NAMES[:1]), noise, math.prod(sizes))
@@ -254,64 +253,6 @@ def _refined(
         step /= 2.0
 
 
-def _frame(
-    density: Callable[[FloatArray], FloatArray],
-    scan: FloatArray,
-    table: FloatArray,
-    step: float,
-    mean: FloatArray,
-    log_variance: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """Center and frame in which the posterior has mean 0 and covariance 1.
-
-    The moments over a box of 6 standard deviations define the next box: it moves where mass lies at an edge and shrinks by up to
-    four where all mass lies on one node.
-    """
-    n_latent = len(mean)
-    u = _tensor(np.linspace(-6.0, 6.0, LOOK[n_latent]), n_latent)
-    smallest = (12.0 / (LOOK[n_latent] - 1) / 3.0) ** 2
-    center, covariance = _moments(scan, table)
-    frame = _root(covariance, (step / 2.0) ** 2)
-    if float(density(mean[None])[0]) > float(table.max()) + 3.0:  # narrower than the scan, and the encoder knows where
-        center, frame = mean, np.diag(np.exp(0.5 * log_variance))
-    for _ in range(60):
-        shift, covariance = _moments(u, density(center + u @ frame.T))
-        change = _root(covariance, smallest)
-        center, frame = center + frame @ shift, frame @ change
-        if np.abs(shift).max() < 0.2 and 0.85 < np.diag(change).min() and np.diag(change).max() < 1.18:
-            break
-    return center, frame
-
-
-def _moments(nodes: FloatArray, table: FloatArray) -> tuple[FloatArray, FloatArray]:
-    weights = np.exp(table - table.max())
-    weights /= weights.sum()
-    mean = weights @ nodes
-    centered = nodes - mean
-    return mean, (weights[:, None] * centered).T @ centered
-
-
-def _root(covariance: FloatArray, smallest: float) -> FloatArray:
-    """Lower triangular root of a covariance whose eigenvalues are at least ``smallest``."""
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray(np.linalg.cholesky((vectors * np.maximum(values, smallest)) @ vectors.T))
-
-
-def _box(density: Callable[[FloatArray], FloatArray], center: FloatArray, frame: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Bounds in u of all nodes within CUT nats of the largest, and one step more; wider where they reach the edge."""
-    half_width, points, n_latent = 12.0, 33, len(center)
-    while True:
-        line = np.linspace(-half_width, half_width, points)
-        u = _tensor(line, n_latent)
-        table = density(center + u @ frame.T)
-        inside = u[table >= table.max() - CUT]
-        step = line[1] - line[0]
-        low, high = inside.min(axis=0) - step, inside.max(axis=0) + step
-        if half_width > 60.0 or ((low > -half_width).all() and (high < half_width).all()):
-            return low, high
-        half_width *= 1.5
-
-
 def _decoded(model: Any, z: FloatArray) -> Callable[[FloatArray], FloatArray]:
     """A function of one observation: log p(x, z) at these nodes, which are decoded once."""
     params = model.double_params
@@ -347,8 +288,3 @@ def _rounding(model: Any, x: FloatArray, z: FloatArray) -> float:
     slopes = np.abs(pullback(np.ones_like(value))[0])
     size = abs(float(value[0, 0])) + model.n_features * (2.0 + abs(model.min_log_variance)) + float(z @ z)
     return float((slopes * moved).sum() + (model.n_features + 8) * U * size)
-
-
-def _tensor(line: FloatArray, n_latent: int) -> FloatArray:
-    """All points of a cube, the last axis fastest."""
-    return np.stack(np.meshgrid(*[line] * n_latent, indexing="ij"), axis=-1).reshape(-1, n_latent)
