@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from elbo_exact._layers import Perceptron
 from elbo_exact._validate import integer, one_of
+from elbo_exact.errors import LogTableError
 
-__all__ = ["NETWORK", "networks"]
+__all__ = ["NETWORK", "checked_params", "networks"]
 
 LIKELIHOODS = ("gaussian", "bernoulli")
 VARIANCES = ("pixel", "feature", "shared")
@@ -30,3 +35,15 @@ def networks(
     encoder = Perceptron((n_features, *hidden, 2 * n_latent), activation)
     decoder = Perceptron((n_latent, *tuple(hidden)[::-1], n_features * (1 + doubled)), activation)
     return encoder, decoder, own
+
+
+def checked_params(values: Any, n_params: int) -> Any:
+    """Parameters of the right dtype and shape."""
+    params = np.asarray(values)
+    if params.dtype not in (np.float64, np.float32) or params.shape != (n_params,):
+        raise LogTableError(
+            f"params must be a float64 or float32 vector of shape ({n_params},); got {params.dtype} {params.shape}.",
+            "params",
+            params.shape,
+        )
+    return params

@@ -43,7 +43,7 @@ class VAEAudit:
     Attributes
     ----------
     log_evidence, elbo, gap, forward_kl, eubo, log_q_normalizer : ndarray
-        Those of the grid model of each observation, see `audit_density`; only ``log_evidence`` if the encoder was left out.
+        Those of the grid model of each observation, see ``audit_density``; only ``log_evidence`` if the encoder was left out.
     error : namespace
         Per quantity, the rigorous bound on the rounding of the sums, with the table of log densities taken as given.
     discretization : namespace

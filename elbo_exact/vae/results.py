@@ -107,8 +107,11 @@ class TrainingResult:
 
     @property
     def history(self) -> dict[str, FloatArray]:
-        """By epoch: mean loss (minus the bound), validation bound (NaN without), beta, share of decoder log variances at the floor,
-        mean norm of the gradient."""
+        """What was measured in each epoch.
+
+        ``loss`` is the mean loss (minus the bound), ``validation`` the validation bound (NaN without), ``beta`` the weight of the KL,
+        ``floor_share`` the share of decoder log variances at the floor, ``gradient_norm`` the mean norm of the gradient.
+        """
         return {name: self.state.history[:, i].copy() for i, name in enumerate(COLUMNS)}
 
     def to_dict(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def fit_vae(
     batch_size : int
         Rows of a step; each epoch shuffles anew, and the last batch may be short.
     optimizer : Optimizer, optional
-        ``Adam()`` by default; see `elbo_exact.fit.optimizers`.
+        ``Adam()`` by default; see ``elbo_exact.fit.optimizers``.
     objective, gradient, num_samples, beta
         As in :meth:`GaussianVAE.loss_and_gradient`; K samples for each row.
     warm_up : int
