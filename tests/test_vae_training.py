@@ -100,6 +100,18 @@ def test_early_stop_returns_the_best():
     assert run.model.elbo(held_out, noise=run.model.noise(4, 60, 0)).mean() == run.history["validation"][best]
 
 
+def test_the_best_epoch_by_exact_evidence():
+    x, held_out = data(20), data(5, seed=3)
+    settings = {"epochs": 12, "optimizer": Adam(5e-2), "rng": 0, "validation": held_out, "monitor": "evidence"}
+    run = start(hidden=(6,), variance="shared").fit(x, **settings)
+    exact = run.model.audit(held_out, q=False)
+    slack = exact.discretization.log_evidence.mean() + 1e-6 * np.maximum(1.0, np.abs(exact.log_evidence)).mean()
+    assert abs(exact.log_evidence.mean() - run.history["validation"].max()) <= slack
+    assert (run.history["validation"] < run.history["validation"].max()).sum() == 11
+    with pytest.raises(ValueError, match="monitor must be one of 'elbo', 'evidence'; got 'loss'"):
+        start().fit(x, monitor="loss")
+
+
 def test_an_interruption_keeps_the_last_epoch():
     def stop(state):
         if len(state.history) == 3:
