@@ -8,6 +8,7 @@ from elbo_exact import gallery as gallery
 from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
+from elbo_exact import vae as vae
 from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
@@ -94,4 +95,5 @@ __all__ = [
     "study",
     "top_states",
     "total_variation",
+    "vae",
 ]

@@ -73,6 +73,19 @@ def parser() -> argparse.ArgumentParser:
     figures = _command(commands, "figures", _figures, "draw what bounds do, with the numbers beside each picture")
     figures.add_argument("folder", metavar="DIR", help="an existing folder for .png and .csv files")
 
+    vae = _command(commands, "vae", _vae, "train a Gaussian VAE and show its ELBO beside the exact log p(x)")
+    vae.add_argument(
+        "data", nargs="?", default="digits", metavar="DATA.npz|digits", help="rows x of a file, default %(default)s"
+    )
+    vae.add_argument("--latent", type=_whole(1), default=2, metavar="N", help="dimensions of z, 1 to 3, default %(default)s")
+    vae.add_argument("--hidden", type=_whole(1), default=64, metavar="N", help="units of the hidden layer, default %(default)s")
+    vae.add_argument("--epochs", type=_whole(1), default=100, metavar="N", help="default %(default)s")
+    vae.add_argument(
+        "--audited", type=_whole(1), default=32, metavar="N", help="held-out rows that are audited, default %(default)s"
+    )
+    vae.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of start, shuffles and noise, default %(default)s")
+    vae.add_argument("--plot", metavar="DIR", help="an existing folder for five .png files")
+
     _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
     cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
     cache.add_argument("action", choices=["where", "warm", "clear"])
@@ -177,6 +190,32 @@ def _figures(options: argparse.Namespace) -> int:
     if options.json:
         _print(options, lambda: done, str)
     return OK
+
+
+def _vae(options: argparse.Namespace) -> int:
+    from elbo_exact._vae_plots import check_folder, write_pictures
+    from elbo_exact._vae_study import vae_study
+    from elbo_exact.report import vae_header, vae_line
+
+    if options.plot is not None:
+        check_folder(options.plot)  # a mistake must show before the work
+    if not options.json:
+        print(vae_header(), flush=True)
+    result = vae_study(
+        options.data,
+        n_latent=options.latent,
+        hidden=options.hidden,
+        epochs=options.epochs,
+        n_audited=options.audited,
+        seed=options.seed,
+        on_snapshot=None if options.json else lambda snapshot: print(vae_line(snapshot), flush=True),
+    )
+    pictures = list(write_pictures(result, options.plot)) if options.plot is not None else []
+    if options.json:
+        _print(options, lambda: {**result.to_dict(), "pictures": pictures}, str)
+    else:
+        print(f"{result.run.outcome.name}: {result.run.outcome.value} {result.run.detail}", *pictures, sep="\n")
+    return OK if result.holds else VIOLATED
 
 
 def _doctor(options: argparse.Namespace) -> int:

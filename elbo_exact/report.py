@@ -13,7 +13,7 @@ from elbo_exact._study.fits import ModelFit
 from elbo_exact._study.result import Approximation, Study
 from elbo_exact.gallery import Answer, Problem
 
-__all__ = ["audit_text", "fields_text", "gallery_text", "ladder_text", "problem_text", "study_text"]
+__all__ = ["audit_text", "fields_text", "gallery_text", "ladder_text", "problem_text", "study_text", "vae_header", "vae_line"]
 
 WIDTH = 118
 SHOWN_ROWS, SHOWN_STEPS, SHOWN_STATES = 20, 8, 20
@@ -110,6 +110,17 @@ def fields_text(fields: Mapping[str, Any]) -> str:
     threads       2
     """
     return _table(_transposed(_flat(fields, "")), left=(0, 1))
+
+
+def vae_header() -> str:
+    """Heading of the lines of a VAE that learns; nats per held-out row."""
+    return f"{'epoch':>6}{'ELBO':>12}{'log p(x)':>12}{'gap':>10}{'KL(p||q)':>10}{'estimate':>10}"
+
+
+def vae_line(snapshot: Any) -> str:
+    """One audited epoch; the last column is the largest discretization estimate."""
+    gaps = f"{snapshot.gap:10.4f}{snapshot.forward_kl:10.4f}{snapshot.discretization:10.1e}"
+    return f"{snapshot.epoch:6d}{snapshot.elbo:12.4f}{snapshot.log_evidence:12.4f}{gaps}"
 
 
 def _heading(problem: Problem) -> str:
