@@ -14,15 +14,15 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_BYTES", "read_tables"]
+__all__ = ["MAX_BYTES", "read_arrays", "read_tables"]
 
 MAX_BYTES = 2**31
-MEMBERS = ("log_joint.npy", "log_q.npy")
+TABLES = ("log_joint", "log_q")
 MAX_HEADER = 2**14
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
@@ -68,36 +68,45 @@ def read_tables(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     ...     read_tables(f"{folder}/tables.npz")[0].round(4)
     array([[-1.204 , -2.3026]])
     """
+    arrays = read_arrays(path, TABLES, max_bytes=max_bytes, what="table file")
+    return tuple(arrays[name] for name in TABLES)
+
+
+def read_arrays(
+    path: str | os.PathLike[str], names: tuple[str, ...], *, max_bytes: int = MAX_BYTES, what: str = "file of this library"
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of these names, given in alphabetical order, of an npz file that holds them and nothing else; as `read_tables`."""
     with Path(path).open("rb") as file:
         try:
-            return _read(file, max_bytes)
+            return _read(file, names, max_bytes)
         except _Refused as error:
             reason = str(error)
         except BROKEN as error:
             reason = (
                 f"it is not a readable zip archive ({' '.join(str(error).split())[:200].rstrip('.') or type(error).__name__})"
             )
-    raise ValueError(f"{os.fspath(path)} is not a valid table file: {reason}.")
+    raise ValueError(f"{os.fspath(path)} is not a valid {what}: {reason}.")
 
 
-def _read(file: IO[bytes], max_bytes: int) -> tuple[npt.NDArray[np.float64], ...]:
+def _read(file: IO[bytes], names: tuple[str, ...], max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     size = os.fstat(file.fileno()).st_size
     if size > max_bytes:
         raise _Refused(f"the file has {size} bytes, at most {max_bytes} are read")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         found = sorted(member.filename for member in members)
-        if found != list(MEMBERS):
+        wanted = [f"{name}.npy" for name in names]
+        if found != wanted:
             shown = ", ".join(repr(name[:40]) for name in found[:4]) + (", ..." if len(found) > 4 else "")
-            raise _Refused(f"it must hold exactly {' and '.join(MEMBERS)}; got {shown or 'no members'}")
+            raise _Refused(f"it must hold exactly {' and '.join(wanted)}; got {shown or 'no members'}")
         for member in members:
             _check_member(member, size)
         by_name = {member.filename: member for member in members}
         declared = sum(member.file_size for member in members)
         if declared > max_bytes:
             raise _Refused(f"its arrays need {declared} bytes, at most {max_bytes} are read")
-        shapes = [_opened(archive, by_name[name]) for name in MEMBERS]
-        return tuple(_values(archive, by_name[name], *shape) for name, shape in zip(MEMBERS, shapes, strict=True))
+        shapes = {name: _opened(archive, by_name[f"{name}.npy"]) for name in names}
+        return {name: _values(archive, by_name[f"{name}.npy"], *shape) for name, shape in shapes.items()}
 
 
 def _check_member(member: zipfile.ZipInfo, size: int) -> None:
