@@ -32,14 +32,16 @@ class _End:
 def remaining_gain(fit: FitResult) -> float:
     """Estimate of what a fit would still gain: the rest of a geometric series that goes on as the last ten gains did.
 
-    Not a bound. Where gains shrink ever more slowly, as on a ridge, the ratio is held below 1 - 1 / steps, which continues a power law.
+    Not a bound. Where gains shrink ever more slowly, as on a ridge, the ratio is held below 1 - 1 / (steps + 1), which continues a power
+    law; and it is that number where they rise and fall, as those of accelerated cycles do.
     """
     gains = fit.gains[fit.gains > 0.0]
     if not gains.size:
         return 0.0
-    span = min(LAST, gains.size - 1)
-    ratio = (gains[-1] / gains[-1 - span]) ** (1.0 / span) if span else 0.5
-    ratio = min(ratio, 1.0 - 1.0 / (gains.size + 1))
+    last = gains[-1 - min(LAST, gains.size - 1) :]
+    slowest = 1.0 - 1.0 / (gains.size + 1)
+    ratio = slowest if last.size == 1 or (np.diff(last) > 0.0).any() else (last[-1] / last[0]) ** (1.0 / (last.size - 1))
+    ratio = min(float(ratio), slowest)
     return float(gains[-1]) * ratio / (1.0 - ratio)
 
 
