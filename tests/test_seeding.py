@@ -60,6 +60,13 @@ def test_fewer_distinct_rows_than_classes_and_constant_columns() -> None:
     assert fit.outcome is Outcome.CONVERGED and fit.objective == 0.0
 
 
+def test_data_on_a_line_collapse_in_the_fit_and_not_in_its_start() -> None:
+    line = np.arange(6.0)[:, None] * [1.0, 2.0]
+    model = Mixture(np.log([0.5, 0.5]), [Gaussian([[0.0, 0.0], [5.0, 9.0]], [np.eye(2)] * 2, "full")])
+    fit = fit_em(model, line, restarts=1, rng=0, starts="k-means++")
+    assert [end.outcome for end in fit.restarts] == [Outcome.DEGENERATE] * 2
+
+
 def test_in_a_fit() -> None:
     x = blobs()
     model = Mixture(np.log([0.25] * 4), [Gaussian.random(x, 4, "full", rng=0)])

@@ -25,7 +25,7 @@ def squared_step(
     """Two EM steps and a jump along them, which is taken only if it gains more than rounding explains.
 
     The E-step at the far end serves the comparison and the next cycle, so that a cycle costs three E-steps and two M-steps. A step
-    that is not monotone is handed on as it is, which ends the fit.
+    that is not monotone is handed on as it is, which ends the fit. The maximum reached need not be the one that EM would reach.
     """
     first = step(point)
     if first.gain <= first.error < math.inf or first.gain < -first.error:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
+from elbo_exact.errors import CollapsedComponent
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.models.mixture import Mixture
 
@@ -24,7 +25,8 @@ def seeded(model: Mixture, x: npt.ArrayLike, counts: FloatArray, rng: np.random.
     distance from the nearest seed. Every observation gives 9/10 of itself to its nearest seed and shares the rest evenly, and
     one M-step follows. Distances add up over columns: 1 between two categories, the squared difference in units of the
     standard deviation between two real numbers, of the square roots, doubled, between two counts; a missing value is at the
-    distance 0 of the column's mean.
+    distance 0 of the column's mean. Where even that M-step would collapse, as on data in a plane, the start is a random one, whose
+    fit then tells.
     """
     table = np.asarray(x)
     points = np.concatenate([_features(family, column, counts) for column, family in model._pairs(table)], axis=1)
@@ -40,7 +42,10 @@ def seeded(model: Mixture, x: npt.ArrayLike, counts: FloatArray, rng: np.random.
         nearest = np.minimum(nearest, distance)
     shares = np.full((len(points), model.n_components), (1.0 - SHARE) / model.n_components)
     shares[np.arange(len(points)), closest] += SHARE
-    return model.maximize(model.statistics(table, counts[:, None] * shares), prior)
+    try:
+        return model.maximize(model.statistics(table, counts[:, None] * shares), prior)
+    except CollapsedComponent:
+        return model.randomize(rng)
 
 
 @singledispatch
