@@ -63,6 +63,7 @@ class Journal:
         with self.lock:
             self.walks[start], self.steps[start] = walk, len(walk.gains)
             if last or time.monotonic() - self.written >= self.seconds:
+                _check_kept(self.models[start], walk.model)
                 self._write()
                 self.written = time.monotonic()
 
@@ -145,6 +146,17 @@ def _restored(model: Any, flat: FloatArray) -> Any:
         arrays[place] = flat[first : first + array.size].reshape(array.shape)
         first += array.size
     return with_arrays(model, arrays)
+
+
+def _check_kept(start: Any, model: Any) -> None:
+    """A model is kept as its arrays of floating-point numbers: nothing else may have changed since the start."""
+    found, rest = hashlib.sha256(), hashlib.sha256()
+    for digest, node in ((found, with_arrays(start, parameter_arrays(model))), (rest, model)):
+        _feed(digest, node)
+    if found.digest() != rest.digest():
+        raise TypeError(
+            f"model must keep all that changes in arrays of float64 for a checkpoint; {type(model).__name__} has other parameters."
+        )
 
 
 def _flat(model: Any) -> FloatArray:
