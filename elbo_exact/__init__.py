@@ -44,6 +44,7 @@ _MODULE_OF = {
     "audit_density": "_density",
     # models and fits
     "fit_em": "fit",
+    "fit_em_online": "fit",
     "FitResult": "fit",
     "Outcome": "fit",
     "Study": "_study",

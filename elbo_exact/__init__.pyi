@@ -40,6 +40,7 @@ from elbo_exact.evidence import top_states as top_states
 from elbo_exact.fit import FitResult as FitResult
 from elbo_exact.fit import Outcome as Outcome
 from elbo_exact.fit import fit_em as fit_em
+from elbo_exact.fit import fit_em_online as fit_em_online
 from elbo_exact.grid import Grid as Grid
 from elbo_exact.space import LatentSpace as LatentSpace
 from elbo_exact.variational import elbo as elbo
@@ -75,6 +76,7 @@ __all__ = [
     "families",
     "fit",
     "fit_em",
+    "fit_em_online",
     "forward_kl",
     "gallery",
     "gap",

@@ -14,13 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import elbo_exact as ee
-from elbo_exact._figures import FIGURES, data, draw, write
+from elbo_exact._figures import FIGURES, data, draw, em, write
 from elbo_exact.gallery import load
 
 
 @cache
 def columns(name: str) -> data.Columns:
-    return getattr(data, name)()  # type: ignore[no-any-return]
+    return em.anatomy() if name == "anatomy" else getattr(data, name)()  # type: ignore[no-any-return]
 
 
 def rows(name: str, **fixed: Any) -> list[dict[str, Any]]:
@@ -53,6 +53,21 @@ def test_the_k_sample_gaps_fall_like_their_limit_down_to_one_in_ten_billion() ->
     for side in ("lower_gap", "upper_gap"):
         assert abs(last[side] / last["limit"] - 1.0) < 1e-8
     assert all(row["standard_deviation"] > row["lower_gap"] for row in rows("k_samples"))
+
+
+def test_em_contracts_at_its_rate_and_the_ridge_has_one_height() -> None:
+    # reference numbers; the second rate of coins, 0.378, dies down by (0.378/0.4097)^2 a step, the sums end 6 steps after
+    for problem, rate, close in (("coins", 0.40969066, (0.37799534 / 0.40969066) ** 50), ("linkage", 0.13277873, 1e-6)):
+        steps = rows("anatomy", panel="rate", problem=problem)
+        assert round(steps[0]["predicted"], 8) == rate
+        last = [row["contraction"] for row in steps if row["contraction"] is not None][-1]
+        assert abs(last - rate) <= close
+    ends = rows("anatomy", panel="ends")
+    flat = [row["largest_share"] for row in ends if row["missing"] <= 1e-6]
+    assert len(flat) >= 3 and max(flat) - min(flat) > 0.05
+    assert all(row["missing"] >= 0.0 for row in ends)
+    starts = rows("anatomy", panel="starts")
+    assert len({row["start"] for row in starts}) == len(ends)
 
 
 def test_the_signal_to_noise_ratios_have_their_slopes() -> None:
@@ -138,4 +153,4 @@ def test_a_failed_figure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_figures_are_those_of_the_mathematics() -> None:
-    assert [name.split("-")[0] for name in FIGURES] == ["1", "2", "3", "5", "10"]
+    assert [name.split("-")[0] for name in FIGURES] == ["1", "2", "3", "5", "9", "10"]

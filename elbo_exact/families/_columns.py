@@ -10,7 +10,7 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.errors import LogTableError
 
-__all__ = ["columns", "parameter_table", "weight_table", "weighted_sums"]
+__all__ = ["columns", "parameter_table", "scaled", "weight_table", "weighted_sums"]
 
 
 def columns(x: npt.ArrayLike, n_columns: int) -> npt.NDArray[Any]:
@@ -48,3 +48,8 @@ def weighted_sums(weights: FloatArray, values: FloatArray) -> FloatArray:
     NumPy's own loops add in the order of the observations, on one thread: the same bits whatever the threads of BLAS.
     """
     return np.asarray(np.einsum("nk,nd->kd", weights, values, optimize=False))
+
+
+def scaled(statistics: Any, factor: float) -> Any:
+    """Statistics of the same observations, each seen ``factor`` times as often: arrays of counts, or what scales itself."""
+    return statistics * factor if isinstance(statistics, np.ndarray) else statistics.scaled(factor)

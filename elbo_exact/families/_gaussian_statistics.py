@@ -44,6 +44,10 @@ class GaussianStatistics:
         between = between * apart if self.scatter.ndim == 2 else between[:, :, None] * apart[:, None, :]
         return GaussianStatistics(weights, means, self.scatter + other.scatter + between)
 
+    def scaled(self, factor: float) -> GaussianStatistics:
+        """The statistics of the same observations, each seen ``factor`` times as often."""
+        return GaussianStatistics(self.weights * factor, self.means, self.scatter * factor)
+
     @property
     def squares(self) -> FloatArray:
         """Diagonal of the scatter, (K, D)."""

@@ -24,6 +24,7 @@ __all__ = [
     "log_simplex",
     "maximized",
     "pseudo_count_table",
+    "renormalized",
     "simplex_change",
     "simplex_pullback",
     "uniform_simplex",
@@ -66,6 +67,11 @@ def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
     for part in (table, value, error):
         part.flags.writeable = False
     return LogSimplex(table, value, error)
+
+
+def renormalized(table: FloatArray) -> FloatArray:
+    """Logarithms minus their log sum exp over the last axis: log probabilities of any finite total."""
+    return np.asarray(table - _log_normalizers(np.ascontiguousarray(table))[0])
 
 
 def simplex_change(old: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:

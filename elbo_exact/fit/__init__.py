@@ -1,6 +1,20 @@
 """Fitting: one loop, expectation-maximization, and results that say how they ended."""
 
+from elbo_exact.fit.checkpoint import Checkpoint
 from elbo_exact.fit.em import fit_em
-from elbo_exact.fit.result import FitResult, Outcome, Restart
+from elbo_exact.fit.information import Information, information
+from elbo_exact.fit.online import fit_em_online
+from elbo_exact.fit.result import Criteria, FitResult, Optimum, Outcome, Restart
 
-__all__ = ["FitResult", "Outcome", "Restart", "fit_em"]
+__all__ = [
+    "Checkpoint",
+    "Criteria",
+    "FitResult",
+    "Information",
+    "Optimum",
+    "Outcome",
+    "Restart",
+    "fit_em",
+    "fit_em_online",
+    "information",
+]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+import os
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._parallel import run
-from elbo_exact._validate import integer
+from elbo_exact._validate import integer, one_of
+from elbo_exact.fit.checkpoint import Checkpoint, Journal, open_journal
+from elbo_exact.fit.ends import End, best_end
 from elbo_exact.fit.expectation import Expectation, Observations, expectation, observations
 from elbo_exact.fit.gain import gain
-from elbo_exact.fit.loop import Step, climb
-from elbo_exact.fit.result import FitResult, Outcome
+from elbo_exact.fit.loop import Step, Walk, climb
+from elbo_exact.fit.result import FitResult
+from elbo_exact.fit.squarem import squared_step
+from elbo_exact.models._seeding import seeded
+from elbo_exact.models.mixture import Mixture
 
 __all__ = ["fit_em"]
 
@@ -28,8 +34,11 @@ def fit_em(
     max_iter: int = 10_000,
     tolerance: float | None = None,
     restarts: int = 0,
+    starts: Literal["random", "k-means++"] = "random",
+    acceleration: Literal["squarem"] | None = None,
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     executor: Any = None,
 ) -> FitResult:
     """Maximum likelihood, or the posterior mode, by expectation-maximization with exact E-steps.
@@ -49,12 +58,20 @@ def fit_em(
         Stop when a step gains at most this many nats; by default the spacing of doubles at the objective. 0 goes on until the
         gain is no larger than its own rounding bound.
     restarts : int
-        Further starts at ``model.randomize``, each with its own spawned random stream; the best end is returned, one without a
-        collapsed component if there is any.
+        Further starts, each with its own spawned random stream; the best end is returned, one without a collapsed component if
+        there is any, and all distinct maxima in ``optima``.
+    starts : {"random", "k-means++"}
+        How they are drawn: by ``model.randomize``, or, for a `Mixture`, around rows of the data that lie far from each other.
+    acceleration : {"squarem"}, optional
+        Every other pair of steps is followed by a jump along it, which is taken only where it raises the objective further by more
+        than rounding explains. A step of the trace is then such a cycle: two M-steps and at most three E-steps.
     rng : numpy.random.Generator or seed, optional
         Passed once through ``numpy.random.default_rng``.
     progress : bool
         Show a bar on stderr.
+    checkpoint : path or Checkpoint, optional
+        An npz file that keeps the path of every start, written every ten seconds. A fit that finds its own file there goes on
+        to the same bits as if it had never stopped; with a larger ``max_iter`` also one that had run out of steps.
     executor : concurrent.futures.Executor, optional
         Where the starts run; with a single start, where its tables run. The bits do not depend on it.
 
@@ -75,6 +92,10 @@ def fit_em(
     dL = sum_n w_n log1p(sum_z p(z | x_n) expm1(change of log p(x_n, z))); the changes come from parameter differences
     (``log_joint_change_and_error``), so the gain keeps its relative precision when two objectives no longer differ. O(N S) a step.
 
+    ``maximize`` need not maximize (generalized EM): any step that does not lower the expected log joint will do, one of gradient ascent
+    for instance. ``rounding_loss`` says by how much rounding may make it lose all the same. A step that loses more is not taken
+    and ends the fit as NOT_MONOTONE.
+
     Examples
     --------
     Five sets of ten tosses of one of two coins (Do & Batzoglou 2008, Nat. Biotechnol. 26:897):
@@ -89,21 +110,61 @@ def fit_em(
     step_limit, n_restarts = integer(max_iter, "max_iter", 1), integer(restarts, "restarts", 0)
     if tolerance is not None and not 0.0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number of nats >= 0, or None; got {tolerance!r}.")
-    streams = np.random.default_rng(rng).spawn(n_restarts) if n_restarts else []
-    starts = [model, *(model.randomize(stream) for stream in streams)]
-    labels = [f"EM start {i + 1}/{len(starts)}" if progress else None for i in range(len(starts))]
-    if executor is None or len(starts) == 1:
-        fits = [_fit_once(start, data, step_limit, tolerance, label) for start, label in zip(starts, labels, strict=True)]
-    else:
-        local = dataclasses.replace(data, executor=None)  # a task must not wait for the executor it runs on
-        fits = run(_fit_once, [(start, local, step_limit, tolerance) for start in starts], executor)
-    # a likelihood on its way to infinity does not make a start the best
-    best = max(fits, key=lambda fit: (fit.outcome is not Outcome.DEGENERATE, fit.objective))
-    return dataclasses.replace(best, restarts=tuple(end for fit in fits for end in fit.restarts))
+    one_of(starts, "starts", ("random", "k-means++"))
+    squared = one_of(acceleration, "acceleration", (None, "squarem")) is not None
+    models = [model, *_further_starts(model, data, n_restarts, starts, np.random.default_rng(rng))]
+    labels = [f"EM start {i + 1}/{len(models)}" if progress else None for i in range(len(models))]
+    # with several starts each is a task, which must not wait for the executor it runs on
+    local = data if len(models) == 1 else dataclasses.replace(data, executor=None)
+    journal = None
+    if checkpoint is not None:
+        if executor is not None and len(models) > 1:
+            raise ValueError("executor must be None for several starts with a checkpoint; they run on threads of this process.")
+        journal = open_journal(checkpoint, models, (data.x, data.counts, prior, tolerance, acceleration))
+    calls = [(model, i, local, step_limit, tolerance, squared, labels[i], journal) for i, model in enumerate(models)]
+    ends = [_fit_once(*calls[0])] if len(calls) == 1 else run(_fit_once, calls, executor)
+    return best_end(ends, data, model)
 
 
-def _fit_once(model: Any, data: Observations, max_iter: int, tolerance: float | None, progress: str | None = None) -> FitResult:
-    return climb(expectation(model, data), lambda point: _step(point, data), max_iter, tolerance, progress)
+def _further_starts(model: Any, data: Observations, number: int, kind: str, rng: np.random.Generator) -> list[Any]:
+    streams = rng.spawn(number) if number else []
+    if kind == "random":
+        return [model.randomize(stream) for stream in streams]
+    if not isinstance(model, Mixture):
+        raise TypeError(f"starts must be 'random' for a model that is no Mixture; got {kind!r} and {type(model).__name__}.")
+    return [seeded(model, data.x, data.counts, stream, data.prior) for stream in streams]
+
+
+def _fit_once(
+    model: Any,
+    number: int,
+    data: Observations,
+    max_iter: int,
+    tolerance: float | None,
+    squared: bool,
+    progress: str | None,
+    journal: Journal | None,
+) -> End:
+    def plain(point: Expectation) -> Step:
+        return _step(point, data)
+
+    def accelerated(point: Expectation) -> Step:
+        return squared_step(point, plain, lambda model: expectation(model, data), lambda old, new: gain(old, new, data))
+
+    before = None if journal is None else journal.walks[number]
+    last = expectation(model if before is None else before.model, data)
+
+    def watch(point: Expectation, walk: Walk) -> None:
+        nonlocal last
+        last = point
+        if journal is not None:
+            journal.note(number, walk)
+
+    step = accelerated if squared else plain
+    fit = climb(last, step, max_iter, tolerance, progress, before=before, watch=watch)
+    if journal is not None:
+        journal.note(number, Walk(fit.model, fit.trace.tolist(), fit.gains.tolist(), fit.gain_errors.tolist()), last=True)
+    return End(fit, last.log_evidence, last.error)
 
 
 def _step(point: Expectation, data: Observations) -> Step:

@@ -14,7 +14,7 @@ from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.table import expected_by_table, posterior_and_error
 from elbo_exact.models._expected import Expected, Posterior
 
-__all__ = ["Expectation", "Observations", "expectation", "observations", "weighted_sum"]
+__all__ = ["Expectation", "Observations", "checked_counts", "expectation", "observations", "weighted_sum"]
 
 U, ETA = 2.0**-53, 2.0**-1074
 
@@ -89,7 +89,7 @@ def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, pr
     n_rows = len(rows)
     if n_rows == 0:
         raise LogTableError("x must hold at least one observation; got 0.", "x", getattr(rows, "shape", (0,)))
-    counts = _checked_counts(weights, n_rows)
+    counts = checked_counts(weights, n_rows)
     used = counts > 0.0
     if not used.any():
         raise LogTableError("weights must hold at least one positive count; got only zeros.", "weights")
@@ -104,7 +104,8 @@ def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, pr
     return data
 
 
-def _checked_counts(weights: npt.ArrayLike | None, n_rows: int) -> FloatArray:
+def checked_counts(weights: npt.ArrayLike | None, n_rows: int) -> FloatArray:
+    """How often each observation was seen, (N,); once where nothing is said."""
     counts = real_array(weights, "weights") if weights is not None else np.ones(n_rows)
     if counts.shape != (n_rows,):
         raise LogTableError(f"weights must have shape {(n_rows,)}, one per observation; got {counts.shape}.", "weights")

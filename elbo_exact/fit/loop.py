@@ -11,7 +11,7 @@ import numpy as np
 from elbo_exact.errors import CollapsedComponent
 from elbo_exact.fit.result import FitResult, Outcome, Restart
 
-__all__ = ["Point", "Step", "climb"]
+__all__ = ["Point", "Step", "Walk", "climb"]
 
 EPSILON = 2.0**-52
 
@@ -43,21 +43,41 @@ class Step(NamedTuple):
     error: float
 
 
+class Walk(NamedTuple):
+    """Where a fit has come: the model there, and the objectives, gains and error bounds on the way."""
+
+    model: Any
+    trace: list[float]
+    gains: list[float]
+    errors: list[float]
+
+
 def climb(
-    point: P, step: Callable[[P], Step], max_iter: int, tolerance: float | None, progress: str | None = None
+    point: P,
+    step: Callable[[P], Step],
+    max_iter: int,
+    tolerance: float | None,
+    progress: str | None = None,
+    *,
+    before: Walk | None = None,
+    watch: Callable[[P, Walk], None] | None = None,
 ) -> FitResult:
     """Take steps until a gain is at most ``tolerance`` or its own error bound.
 
     A step whose gain is below minus its error bound did not maximize: it is dropped and the fit ends, likewise a step on which a
-    component collapses. Without a tolerance the fit
-    goes on while a step gains more than the spacing of doubles at the objective: below that the objective cannot show it.
+    component collapses. Without a tolerance the fit goes on while a step gains more than the spacing of doubles at the objective:
+    below that the objective cannot show it. ``before`` is a path that ends at ``point``, which the fit continues as if it had never
+    stopped; ``watch`` sees every new point and the path to it, the same lists each time.
     """
     bar = _bar(progress)
-    trace = [point.objective]
-    gains: list[float] = []
-    errors: list[float] = []
+    _, trace, gains, errors = before or Walk(None, [point.objective], [], [])
     outcome, detail = Outcome.MAX_ITER, ""
-    for _ in range(max_iter):
+    while True:
+        if gains and _is_over(gains[-1], errors[-1], point.objective, tolerance):
+            outcome = Outcome.CONVERGED
+            break
+        if len(gains) >= max_iter:
+            break
         try:
             following, gain, error = step(point)
         except CollapsedComponent as collapse:
@@ -71,13 +91,11 @@ def climb(
         trace.append(point.objective)
         gains.append(gain)
         errors.append(error)
+        if watch is not None:
+            watch(point, Walk(point.model, trace, gains, errors))
         if bar is not None:
             bar.set_postfix_str(f"objective {point.objective:.6f}", refresh=False)
             bar.update()
-        limit = EPSILON * abs(point.objective) if tolerance is None else tolerance
-        if gain <= max(limit, error if error < math.inf else 0.0):  # no bound is no reason to stop
-            outcome = Outcome.CONVERGED
-            break
     if bar is not None:
         bar.close()
     if not detail:
@@ -93,6 +111,11 @@ def climb(
         detail=detail,
         restarts=(end,),
     )
+
+
+def _is_over(gain: float, error: float, objective: float, tolerance: float | None) -> bool:
+    limit = EPSILON * abs(objective) if tolerance is None else tolerance
+    return gain <= max(limit, error if error < math.inf else 0.0)  # no bound is no reason to stop
 
 
 def _bar(label: str | None) -> Any:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
+from elbo_exact.families._columns import scaled
 from elbo_exact.families._rounding import log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.families._simplex import (
     LogSimplex,
@@ -48,6 +49,10 @@ class MixtureStatistics:
         """The statistics of both batches together."""
         pairs = zip(self.components, other.components, strict=True)
         return MixtureStatistics(self.weights + other.weights, tuple(mine + theirs for mine, theirs in pairs))
+
+    def scaled(self, factor: float) -> MixtureStatistics:
+        """The statistics of the same observations, each seen ``factor`` times as often."""
+        return MixtureStatistics(self.weights * factor, tuple(scaled(part, factor) for part in self.components))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,66 @@
+"""What can be said about the ends of all starts: the best, its price, and the distinct maxima among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import entr
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.evidence import log_evidence
+from elbo_exact.fit.expectation import Observations, weighted_sum
+from elbo_exact.fit.information import n_free_parameters
+from elbo_exact.fit.optima import distinct_optima, probes
+from elbo_exact.fit.result import Criteria, FitResult, Outcome
+from elbo_exact.fit.table import posterior_and_error
+
+__all__ = ["End", "best_end", "criteria_of"]
+
+
+class End(NamedTuple):
+    """A finished fit, and the log evidence of every observation at its model with error bounds."""
+
+    fit: FitResult
+    log_evidence: FloatArray
+    error: FloatArray
+
+
+def best_end(ends: Sequence[End], data: Observations, start: Any) -> FitResult:
+    """The highest end, with all others in its lists."""
+    # a likelihood on its way to infinity does not make a start the best
+    best = max(ends, key=lambda end: (end.fit.outcome is not Outcome.DEGENERATE, end.fit.objective))
+    fits = [end.fit for end in ends]
+    return dataclasses.replace(
+        best.fit,
+        restarts=tuple(one for fit in fits for one in fit.restarts),
+        optima=distinct_optima(fits, [end.log_evidence for end in ends], _elsewhere(fits, data.x), data.counts),
+        criteria=criteria_of(start, best, data),
+    )
+
+
+def criteria_of(start: Any, end: End, data: Observations) -> Criteria | None:
+    """AIC, BIC and ICL; None for a model whose parameters nobody knows how to count."""
+    try:
+        size = n_free_parameters(start)
+    except TypeError:
+        return None
+    total, error = weighted_sum(data.counts, end.log_evidence, end.error)
+    entropy = None
+    if hasattr(end.fit.model, "log_joint_and_error"):
+        table = posterior_and_error(end.fit.model, data.x, data.executor).table
+        entropy = math.fsum((data.counts * entr(table).sum(axis=1)).tolist())
+    return Criteria(total, error, entropy, size, math.fsum(data.counts.tolist()))
+
+
+def _elsewhere(fits: Sequence[FitResult], x: Any) -> list[FloatArray]:
+    """Log evidence of rows that were not observed, at every end."""
+    if len(fits) == 1 or not isinstance(x, np.ndarray):
+        return [np.zeros(0)] * len(fits)
+    try:
+        return [np.asarray(log_evidence(fit.model.log_joint(probes(x)))) for fit in fits]
+    except ValueError:  # columns that do not stand alone, as those of a Multinomial with missing rows
+        return [np.zeros(0)] * len(fits)

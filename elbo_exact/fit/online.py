@@ -1,0 +1,140 @@
+"""Stepwise EM: a M-step after every mini-batch, an exact account of the objective after every pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._validate import integer
+from elbo_exact.evidence import posterior
+from elbo_exact.families._columns import scaled
+from elbo_exact.fit.ends import End, criteria_of
+from elbo_exact.fit.expectation import Expectation, Observations, expectation, observations
+from elbo_exact.fit.gain import gain
+from elbo_exact.fit.loop import Step, climb
+from elbo_exact.fit.result import FitResult, Outcome
+
+__all__ = ["fit_em_online"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """The place after a pass: its exact E-step, the running statistics, and the mini-batches seen so far."""
+
+    at: Expectation
+    statistics: Any
+    seen: int
+
+    @property
+    def model(self) -> Any:
+        return self.at.model
+
+    @property
+    def objective(self) -> float:
+        return self.at.objective
+
+    @property
+    def objective_error(self) -> float:
+        return self.at.objective_error
+
+
+def fit_em_online(
+    model: Any,
+    x: npt.ArrayLike,
+    *,
+    weights: npt.ArrayLike | None = None,
+    prior: Any = None,
+    batch_size: int = 1000,
+    max_passes: int = 10,
+    decay: float = 0.7,
+    delay: int = 2,
+    tolerance: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    progress: bool = False,
+    executor: Any = None,
+) -> FitResult:
+    """Stepwise expectation-maximization over mini-batches, with the exact objective after every pass.
+
+    Parameters
+    ----------
+    model, x, weights, prior, progress
+        As for `fit_em`.
+    batch_size : int
+        Observations of a mini-batch; each pass takes them in a new random order.
+    max_passes : int
+        Most passes over the data.
+    decay, delay : float in (0.5, 1] and int >= 0
+        Mini-batch t = 1, 2, ... enters with the weight (t + delay)^-decay.
+    tolerance : float, optional
+        Stop when a pass gains at most this many nats; by default the spacing of doubles at the objective.
+    rng : numpy.random.Generator or seed, optional
+        Passed once through ``numpy.random.default_rng``.
+    executor : concurrent.futures.Executor, optional
+        Where the tables of the exact evaluations run.
+
+    Returns
+    -------
+    FitResult
+        A step of its trace is a pass. One that lowers the objective by more than rounding explains is not kept and ends the fit with
+        the outcome NOISY; `fit_em` from its model then finds the maximum.
+
+    Raises
+    ------
+    ZeroEvidence, LogTableError, ValueError
+        As `fit_em`.
+
+    Notes
+    -----
+    s <- (1 - g) s + g (total weight / weight of the batch) statistics(batch), then the M-step at s (Cappe & Moulines 2009, JRSS-B
+    71:593; Liang & Klein 2009, NAACL). s starts as the exact statistics of all data, so that a category absent from the first batch
+    does not become impossible. O(N S) a pass, twice: once by mini-batches, once for the exact objective.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> x, _ = ee.models.Mixture.random(2, [2, 2, 3], rng=0).sample(5000, rng=1)
+    >>> fit = ee.fit_em_online(ee.models.Mixture.random(2, [2, 2, 3], rng=2), x, batch_size=500, rng=0)
+    >>> bool((np.diff(fit.trace) > 0).all()), fit.outcome.name in ("NOISY", "MAX_ITER")
+    (True, True)
+    """
+    data = observations(model, x, weights, prior, executor)
+    size, passes = integer(batch_size, "batch_size", 1), integer(max_passes, "max_passes", 1)
+    shift = integer(delay, "delay", 0)
+    if not 0.5 < decay <= 1.0:
+        raise ValueError(f"decay must be > 0.5 and <= 1; got {decay!r}.")
+    if tolerance is not None and not 0.0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be a number of nats >= 0, or None; got {tolerance!r}.")
+    generator = np.random.default_rng(rng)
+    start = expectation(model, data)
+    point = _Pass(start, start.expected.statistics, 0)
+    label = "passes of stepwise EM" if progress else None
+
+    def step(point: _Pass) -> Step:
+        following = _one_pass(point, data, size, lambda t: float((t + shift) ** -decay), generator.permutation(len(data.x)))
+        return Step(following, *gain(point.at, following.at, data))
+
+    fit = climb(point, step, passes, tolerance, label)
+    if fit.outcome is Outcome.NOT_MONOTONE:
+        ends = tuple(dataclasses.replace(end, outcome=Outcome.NOISY) for end in fit.restarts)
+        fit = dataclasses.replace(fit, outcome=Outcome.NOISY, detail=fit.detail.replace("step", "pass", 1), restarts=ends)
+    last = expectation(fit.model, data)
+    return dataclasses.replace(fit, criteria=criteria_of(model, End(fit, last.log_evidence, last.error), data))
+
+
+def _one_pass(point: _Pass, data: Observations, size: int, share: Any, order: npt.NDArray[np.int64]) -> _Pass:
+    model, statistics, seen = point.model, point.statistics, point.seen
+    total = math.fsum(data.counts.tolist())
+    for first in range(0, len(order), size):
+        rows = np.sort(order[first : first + size])
+        seen += 1
+        g, counts = share(seen), data.counts[rows]
+        weights = counts * (g * total / math.fsum(counts.tolist()))
+        table = weights[:, None] * posterior(model.log_joint(data.x[rows]))
+        statistics = scaled(statistics, 1.0 - g) + model.statistics(data.x[rows], table)
+        model = model.maximize(statistics, data.prior)
+    return _Pass(expectation(model, data), statistics, seen)
