@@ -19,10 +19,43 @@ import math
 
 from elbo_exact.kernels._jit import INT, OUT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import two_sum
+from elbo_exact.kernels.tree import U
 
-__all__ = ["chain_backward", "chain_forward", "chain_viterbi"]
+__all__ = ["chain_backward", "chain_emission", "chain_forward", "chain_viterbi"]
 
 SMALL = 2.0**-400
+
+
+@kernel(void(TABLE, TABLE, INT, INT, OUT2, OUT))
+def chain_emission(table, error, first, stop, emission, out):
+    """e_t(j) of steps first ... stop; out: sum of m_t, of its sizes, of the largest errors of log e_t(j), and the smallest log e.
+
+    The sum of m_t is compensated: off by at most u of itself and (T u)**2 of its sizes. The difference of two logs rounds by u.
+    """
+    total, carry, size, errors, least = 0.0, 0.0, 0.0, 0.0, 0.0
+    for t in range(first, stop):
+        top = -math.inf
+        for j in range(table.shape[1]):
+            top = max(top, table[t, j])
+        if top == -math.inf:
+            top = 0.0
+        worst = 0.0
+        for j in range(table.shape[1]):
+            below = table[t, j] - top
+            if below == -math.inf:
+                emission[t, j] = 0.0
+            else:
+                emission[t, j] = math.exp(below)
+                worst = max(worst, error[t, j] - U * below)
+                least = min(least, below)
+        total, low = two_sum(total, top)
+        carry += low
+        size += abs(top)
+        errors += worst
+    out[0] = total + carry
+    out[1] = size
+    out[2] = errors
+    out[3] = least
 
 
 @kernel(void(ROW, TABLE, TABLE, INT, INT, OUT2, OUT, OUT))

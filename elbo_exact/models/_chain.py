@@ -9,7 +9,7 @@ import numpy as np
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
-from elbo_exact.kernels.chain import chain_backward, chain_forward
+from elbo_exact.kernels.chain import chain_backward, chain_emission, chain_forward
 from elbo_exact.kernels.chain_log import chain_backward_log, chain_forward_log
 
 __all__ = ["ChainSums", "chain_sums"]
@@ -30,13 +30,12 @@ class ChainSums(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """Both forms of the tables of all sequences."""
+    """What all sequences share, and room for what they do not."""
 
     logs: tuple[FloatArray, FloatArray, FloatArray]  # initial, transition, emission
     plain: tuple[FloatArray, FloatArray, FloatArray]  # their exponentials, the emission divided by its largest
-    largest: FloatArray  # (T,), log of that
-    step_error: FloatArray  # (T,), largest error of a state's emission
-    fits: FloatArray  # (T,), whether the scaled kernel may take the step
+    error: FloatArray  # (T, K), of the log emission
+    fits: bool  # whether the scaled kernel may take these transitions
     model_error: float  # of log initial and log transition
 
 
@@ -68,25 +67,21 @@ def chain_sums(
 
 
 def _tables(initial: LogSimplex, transition: LogSimplex, table: FloatArray, error: FloatArray) -> _Tables:
-    possible = table > -np.inf
-    top = table.max(axis=1)
-    largest = np.where(top > -np.inf, top, 0.0)
-    below = np.where(possible, table - largest[:, None], 0.0)
-    rounding = np.where(possible, error + U * np.abs(below), 0.0).max(axis=1)
-    fits = below.min(axis=1) >= SMALLEST_DENSITY
     logs = initial.normalized, transition.normalized, np.ascontiguousarray(table)
-    usable = all((part[part > -np.inf] >= SMALLEST_PROBABILITY).all() for part in logs[:2])
-    emission = np.exp(table - largest[:, None])
+    fits = all(bool((part[part > -np.inf] >= SMALLEST_PROBABILITY).all()) for part in logs[:2])
+    plain = np.exp(logs[0]), np.exp(logs[1]), np.empty(table.shape)
     model_error = max(float(initial.error.max()), float(transition.error.max()))
-    return _Tables(logs, (np.exp(logs[0]), np.exp(logs[1]), emission), largest, rounding, fits & usable, model_error)
+    return _Tables(logs, plain, np.ascontiguousarray(error), fits, model_error)
 
 
 def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, posterior: Any, counts: Any) -> tuple[float, float]:
     """Log evidence and its bound; rows of ``posterior`` and ``counts`` are filled."""
     n_states, n_steps = forward.shape[1], stop - first
-    given = math.fsum(tables.step_error[first:stop].tolist()) + n_steps * tables.model_error
-    out = np.empty(3 + 2 * n_states)
-    if tables.fits[first:stop].all():
+    shift, out = np.empty(4), np.empty(3 + 2 * n_states)
+    chain_emission(tables.logs[2], tables.error, first, stop, tables.plain[2], shift)
+    largest, largest_size, given, least = shift.tolist()
+    given += n_steps * tables.model_error
+    if tables.fits and least >= SMALLEST_DENSITY:
         initial, transition, emission = tables.plain
         chain_forward(initial, transition, emission, first, stop, forward, scale, out)
         if out[2] == 2.0:
@@ -94,10 +89,11 @@ def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, poste
         if out[2] == 0.0:
             chain_backward(transition, emission, first, stop, forward, scale, posterior, counts, out)
         if out[2] == 0.0:
-            value = math.fsum([*tables.largest[first:stop].tolist(), out[0]])
-            # the exponentials of A and e, the step; logarithms of normalizers, their sum, the last addition
-            rounding = n_steps * (2.0 * LIBM + (n_states + 3) * U) + (LIBM + U) * out[1] + U * (abs(out[0]) + abs(value))
-            return value, 1.01 * (given + rounding)
+            value = largest + float(out[0])
+            # the exponentials of A and e, the step; logarithms of normalizers; both sums, compensated, and their sum
+            rounding = n_steps * (2.0 * LIBM + (n_states + 3) * U) + LIBM * out[1]
+            rounding += (n_steps * U) ** 2 * (largest_size + out[1]) + U * (abs(largest) + abs(out[0]) + abs(value))
+            return value, float(1.01 * (given + n_steps * U * given + rounding))
         counts[:] = 0.0
     initial, transition, emission = tables.logs
     chain_forward_log(initial, transition, emission, first, stop, forward, scale, out)
@@ -106,4 +102,4 @@ def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, poste
         return -math.inf, 0.0
     chain_backward_log(transition, emission, first, stop, forward, scale, posterior, counts, out)
     rounding = 4.0 * U * out[1] + n_steps * (n_states + 17 + 8.0 * math.log(n_states)) * U + U * abs(value)
-    return value, 1.01 * (given + rounding)
+    return value, float(1.01 * (given + rounding))
