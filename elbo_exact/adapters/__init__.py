@@ -5,7 +5,7 @@ from typing import Any
 
 _MODULE_OF = {"from_bif": "bif", "from_uai": "uai", "read_uai_evidence": "uai"}
 
-__all__ = ["from_bif", "from_uai", "read_uai_evidence"]  # noqa: F822 - loaded by __getattr__
+__all__ = ["from_bif", "from_uai", "read_uai_evidence"]
 
 
 def __getattr__(name: str) -> Any:
