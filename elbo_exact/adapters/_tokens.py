@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import zlib
@@ -16,7 +17,7 @@ MAX_FILE_BYTES = 2**26  # after decompression
 MAX_VARIABLES = 100_000
 MAX_CATEGORIES = 10_000
 MAX_SCOPE = 32  # axes of one table
-MAX_ENTRIES = 2**24  # of one table
+MAX_ENTRIES = 2**24  # of all tables of a file
 MAX_WORD = 60  # characters of a word shown in a message
 INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
 # no part can match the same text in two ways, so a long word is refused in linear time
@@ -29,6 +30,7 @@ class Tokens:
     def __init__(self, name: str, words: Iterator[tuple[str, int]]) -> None:
         self.name = name
         self.line = 1
+        self.n_entries = 0
         self._words = words
 
     def fail(self, message: str) -> NoReturn:
@@ -84,12 +86,11 @@ def shown(word: str) -> str:
 def table_size(tokens: Tokens, sizes: list[int], what: str) -> int:
     """Entries of a table, refused above the limits before anything is allocated."""
     if len(sizes) > MAX_SCOPE:
-        tokens.fail(f"{what} must have at most {MAX_SCOPE} variables; got {len(sizes)}.")
-    size = 1
-    for each in sizes:
-        size *= each
-    if size > MAX_ENTRIES:
-        tokens.fail(f"{what} must have at most {MAX_ENTRIES} entries; got {size}.")
+        tokens.fail(f"expected at most {MAX_SCOPE} variables in {what}; got {len(sizes)}.")
+    size = math.prod(sizes)
+    tokens.n_entries += size
+    if tokens.n_entries > MAX_ENTRIES:
+        tokens.fail(f"expected at most {MAX_ENTRIES} entries in all tables; got {size} more with {what}.")
     return size
 
 
@@ -98,11 +99,15 @@ def read_ascii(path: str | os.PathLike[str]) -> str:
     name = Path(path).name
     try:
         with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            pieces, size = [], 0
+            while size <= MAX_FILE_BYTES and (piece := file.read(2**20)):  # memory grows with what is there
+                pieces.append(piece)
+                size += len(piece)
     except (gzip.BadGzipFile, EOFError, zlib.error) as problem:
         raise ValueError(f"{name}, line 1: expected a gzip file; {problem}.") from None
-    if len(data) > MAX_FILE_BYTES:
+    if size > MAX_FILE_BYTES:
         raise ValueError(f"{name}, line 1: expected at most {MAX_FILE_BYTES} bytes; got more.")
+    data = b"".join(pieces)
     try:
         return data.decode("ascii")
     except UnicodeDecodeError as problem:
