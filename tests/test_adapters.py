@@ -201,16 +201,17 @@ def mutations(text, seed, n):
 @pytest.mark.parametrize(("reader", "text", "kind"), [(from_uai, UAI, "uai"), (from_bif, BIF, "bif")])
 def test_fuzzed_files_give_a_network_or_one_sentence(tmp_path, reader, text, kind):
     path, refused = tmp_path / f"damaged.{kind}", 0
-    for data in mutations(text, 1, 3000):
+    for data in mutations(text, 1, 1500):
         path.write_bytes(data)
         try:
             network = reader(path)
         except ValueError as problem:
             refused += 1
-            assert ONE_SENTENCE.fullmatch(str(problem)), (data, str(problem))
+            if not ONE_SENTENCE.fullmatch(str(problem)):
+                raise AssertionError((data, str(problem))) from problem
         else:
             assert isinstance(network, ee.models.BayesianNetwork)
-    assert refused > 1500
+    assert refused > 750
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import importlib.metadata
 import itertools
 import math
 import pickle
+import sys
 import time
 
 import mpmath
@@ -377,3 +378,10 @@ def test_sample_follows_the_network():
     for name, share in zip(BURGLARY.nodes, x.mean(axis=0), strict=True):
         p = BURGLARY.marginals()[name][1]
         assert abs(share - p) < 5.0 * math.sqrt(p * (1.0 - p) / len(x))  # 5 standard deviations
+
+
+def test_elimination_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opt_einsum", None)
+    with pytest.raises(ImportError, match=r"variable elimination needs opt_einsum; install elbo_exact\[networks\]."):
+        BURGLARY.infer(method="elimination")
+    assert BURGLARY.infer().method == "enumeration"

@@ -80,7 +80,7 @@ def read_uai_evidence(path: str | os.PathLike[str], network: BayesianNetwork) ->
     One sample: a count, then pairs of variable and category. Files of 2008 with a leading number of samples are read if that is 1.
     """
     tokens = _tokens(path)
-    words = []
+    words: list[tuple[str, int]] = []
     while (word := tokens.peek()) is not None and len(words) <= 2 * MAX_VARIABLES + 2:
         words.append((word, tokens.line))
     tokens = Tokens(tokens.name, iter(words))

@@ -33,6 +33,9 @@ class Factor:
     error: float
 
 
+ONE = Factor(np.ones(()), (), 0.0, 0.0)
+
+
 def contraction_path(scopes: Sequence[tuple[int, ...]], sizes: Mapping[int, int], max_bytes: int) -> list[tuple[int, ...]]:
     """A path that sums out every variable; refused before anything is allocated if a step exceeds the budget."""
     try:
@@ -66,18 +69,16 @@ def eliminate(
     Derivatives have an arbitrary scale: normalize them.
     """
     path = contraction_path([factor.scope for factor in factors], sizes, max_bytes)
-    nodes, pairs, waiting = list(factors), [], list(range(len(factors)))
+    one = len(factors)  # a step on one table alone multiplies by 1
+    nodes, pairs, waiting = [*factors, ONE], [], list(range(len(factors)))
     for step in path:
         chosen = [waiting[i] for i in step]
         waiting = [node for node in waiting if node not in chosen]
         left = chosen[0]
-        for right in chosen[1:] or [None]:
-            last = right is None or right == chosen[-1]
-            others = waiting if last else waiting + chosen[chosen.index(right) + 1 :]
-            alive = set().union(*(nodes[i].scope for i in others))
-            b = Factor(np.ones(()), (), 0.0, 0.0) if right is None else nodes[right]
-            scope = tuple(v for v in dict.fromkeys(nodes[left].scope + b.scope) if v in alive)
-            nodes.append(_contract(nodes[left], b, scope, sizes))
+        for k, right in enumerate(chosen[1:] or [one], start=2):
+            alive: set[int] = set().union(*(nodes[i].scope for i in waiting + chosen[k:]))
+            scope = tuple(v for v in dict.fromkeys(nodes[left].scope + nodes[right].scope) if v in alive)
+            nodes.append(_contract(nodes[left], nodes[right], scope, sizes))
             pairs.append((left, right, len(nodes) - 1))
             left = len(nodes) - 1
         waiting.append(left)
@@ -85,23 +86,20 @@ def eliminate(
 
 
 def _derivatives(
-    nodes: list[Factor], pairs: list[tuple[int, int | None, int]], targets: Sequence[int], sizes: Mapping[int, int]
+    nodes: list[Factor], pairs: list[tuple[int, int, int]], targets: Sequence[int], sizes: Mapping[int, int]
 ) -> list[Factor]:
     """Down the tree: the derivative in one operand is the derivative in the result times the other operand, summed."""
-    one = Factor(np.ones(()), (), 0.0, 0.0)
-    derivative = {len(nodes) - 1: one}
+    derivative = {len(nodes) - 1: ONE}
     needed = set(targets)
     for left, right, result in pairs:
         if needed & {left, right}:
             needed.add(result)
     for left, right, result in reversed(pairs):
-        above = derivative.pop(result, None)
-        if above is None:
-            continue
-        if left in needed:
-            derivative[left] = _contract(above, one if right is None else nodes[right], nodes[left].scope, sizes)
-        if right is not None and right in needed:
-            derivative[right] = _contract(above, nodes[left], nodes[right].scope, sizes)
+        above = derivative.get(result)
+        if above is not None:
+            for operand, other in ((left, right), (right, left)):
+                if operand in needed:
+                    derivative[operand] = _contract(above, nodes[other], nodes[operand].scope, sizes)
     return [derivative[target] for target in targets]
 
 

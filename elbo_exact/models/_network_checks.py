@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from elbo_exact._validate import real_array
+from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._simplex import LogSimplex, log_simplex
 
-__all__ = ["ancestors", "checked_parents", "checked_states", "checked_tables", "likelihood", "node_index", "topological_order"]
+__all__ = [
+    "ancestors",
+    "checked_parents",
+    "checked_states",
+    "checked_tables",
+    "node_index",
+    "split_evidence",
+    "topological_order",
+]
 
 
-def checked_states(states: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def checked_states(states: Any) -> dict[str, tuple[str, ...]]:
     """Category names of every node."""
     if not isinstance(states, Mapping) or not states:
         raise ValueError("states must map at least one node to the names of its categories; got none.")
@@ -113,7 +121,23 @@ def node_index(names: Any, node: Any, argument: str) -> None:
         )
 
 
-def likelihood(value: Any, name: str, categories: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]] | int:
+def split_evidence(
+    states: Mapping[str, Sequence[str]], evidence: Mapping[str, Any] | None, argument: str
+) -> tuple[dict[str, int], dict[str, FloatArray]]:
+    """Hard evidence as category numbers, and soft evidence as likelihoods."""
+    hard: dict[str, int] = {}
+    soft: dict[str, FloatArray] = {}
+    for name, value in ({} if evidence is None else evidence).items():
+        node_index(states, name, argument)
+        seen = _likelihood(value, name, states[name])
+        if isinstance(seen, int):
+            hard[name] = seen
+        else:
+            soft[name] = seen
+    return hard, soft
+
+
+def _likelihood(value: Any, name: str, categories: Sequence[str]) -> FloatArray | int:
     """Evidence about one node: the index of a category observed, or a likelihood for each category."""
     if isinstance(value, str):
         if value not in categories:

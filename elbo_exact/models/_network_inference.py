@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
-from elbo_exact.errors import ZeroEvidence
+from elbo_exact.errors import EnumerationTooLarge, ZeroEvidence
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.kernels.reduce import log_evidence_rows
 from elbo_exact.models._elimination import Factor, eliminate
-from elbo_exact.space import LatentSpace
+from elbo_exact.space import LatentSpace, count_text
 
-__all__ = ["NetworkPosterior", "by_elimination", "by_enumeration", "reduced", "refuse_impossible"]
+__all__ = ["METHODS", "NetworkPosterior", "Problem", "answer", "by_elimination", "by_enumeration", "reduced"]
 
+METHODS = ("auto", "enumeration", "elimination")
+FLAT_STATES = 2**22  # enumerated in a fraction of a second
+MOST_STATES = 2**30  # in a few minutes
 BLOCK = 2**18  # states of a block: 2 MiB, which stays in the cache of one core
 
 
@@ -51,7 +54,27 @@ class Problem:
     tables: list[FloatArray]  # logarithms
     errors: list[FloatArray]
     scopes: list[tuple[int, ...]]
+    names: list[str]  # of the open nodes, in the order of their numbers
     sizes: dict[int, int]
+    hard: dict[str, FloatArray]  # marginals of nodes observed
+
+
+def answer(problem: Problem, asked: Sequence[str], method: str, max_bytes: int) -> NetworkPosterior:
+    """Log evidence and marginals by the method asked for, or by the one that fits."""
+    space = LatentSpace(tuple(problem.sizes.values()))
+    flat = method == "enumeration" or (method == "auto" and space.size <= FLAT_STATES)
+    if flat and space.size > MOST_STATES:
+        text = f"enumeration needs {count_text(space.sizes)} states > 2**30; use method='elimination' or give more evidence"
+        raise EnumerationTooLarge(text, space.size, 8 * space.size, 8 * MOST_STATES)
+    number = {name: i for i, name in enumerate(problem.names)}
+    targets = [number[name] for name in asked if name in number]
+    found = by_enumeration(problem, targets) if flat else by_elimination(problem, targets, max_bytes)
+    value, error, parts, relative = found
+    if asked and value == -math.inf:
+        raise ZeroEvidence("evidence is impossible under the network: its probability is 0; drop or correct part of it.")
+    tables = problem.hard | dict(zip((name for name in asked if name in number), parts, strict=True))
+    used = "enumeration" if flat else "elimination"
+    return NetworkPosterior(value, error, {name: tables[name] for name in asked}, relative, used)
 
 
 def reduced(
@@ -60,11 +83,13 @@ def reduced(
     relevant: Sequence[str],
     hard: Mapping[str, int],
     soft: Mapping[str, FloatArray],
-) -> tuple[Problem, list[str]]:
-    """The tables of the relevant nodes with hard evidence put in, and the open nodes in the order of their numbers."""
+) -> Problem:
+    """The tables of the relevant nodes with hard evidence put in."""
     open_nodes = [name for name in relevant if name not in hard]
     number = {name: i for i, name in enumerate(open_nodes)}
-    problem = Problem([], [], [], {i: tables[name].given.shape[-1] for name, i in number.items()})
+    n_categories = {name: tables[name].given.shape[-1] for name in relevant}
+    observed = {name: np.eye(n_categories[name])[value] for name, value in hard.items()}
+    problem = Problem([], [], [], open_nodes, {i: n_categories[name] for name, i in number.items()}, observed)
     for name in relevant:
         scope = (*parents[name], name)
         index = tuple(hard.get(node, slice(None)) for node in scope)
@@ -77,7 +102,7 @@ def reduced(
         problem.tables.append(logs)
         problem.errors.append(np.where(logs > -np.inf, LIBM * np.abs(logs), 0.0))
         problem.scopes.append((number[name],))
-    return problem, open_nodes
+    return problem
 
 
 def by_enumeration(problem: Problem, asked: Sequence[int]) -> tuple[float, float, list[FloatArray], float]:
@@ -151,13 +176,13 @@ def _blocks(problem: Problem, leading: npt.NDArray[np.int64]) -> Iterator[tuple[
     ordered = []
     for table, error, scope in zip(problem.tables, problem.errors, problem.scopes, strict=True):
         order = sorted(range(len(scope)), key=scope.__getitem__)
-        ordered.append((table.transpose(order), float(error.max(initial=0.0)), sorted(scope)))
+        ordered.append((table.transpose(order), float(error.max(initial=0.0)), tuple(sorted(scope))))
     factor_error = math.fsum(part[1] for part in ordered)
     for state in leading.tolist():
         total, size = np.zeros(shape), 0.0
-        for table, _, scope in ordered:
-            part = table[tuple(state[i] for i in scope if i < n_leading)]
-            part = part.reshape([problem.sizes[i] if i in scope else 1 for i in range(n_leading, n_all)])
+        for logs, _, nodes in ordered:
+            part = logs[tuple(state[i] for i in nodes if i < n_leading)]
+            part = part.reshape([problem.sizes[i] if i in nodes else 1 for i in range(n_leading, n_all)])
             total += part
             size += float(np.abs(part, where=part > -np.inf, out=np.zeros(part.shape)).max(initial=0.0))
         # partial sums of possible entries never exceed the sum of the largest sizes
@@ -184,13 +209,8 @@ def by_elimination(problem: Problem, asked: Sequence[int], max_bytes: int) -> tu
         return -math.inf, 0.0 if total.error < math.inf else math.inf, [], 0.0
     high, low = total.log_scale * math.log(2.0), math.log(float(total.table))
     log_evidence = high + low
-    error = 1.01 * (total.error + 2.0 * U * (abs(high) + abs(low)) + U * abs(log_evidence))
+    # log of a double LIBM; the product with a rounded log 2 two units, the sum one
+    value_error = 1.01 * (total.error + LIBM * abs(low) + 2.0 * U * abs(high) + U * abs(log_evidence))
     marginals = [part.table / part.table.sum() for part in derivatives]
     relative = max((2.0 * part.error + (part.table.size + 2) * 1.01 * U for part in derivatives), default=0.0)
-    return log_evidence, error, marginals, relative
-
-
-def refuse_impossible(log_evidence: float) -> None:
-    """No posterior given what cannot happen."""
-    if log_evidence == -math.inf:
-        raise ZeroEvidence("evidence is impossible under the network: its probability is 0; drop or correct part of it.")
+    return log_evidence, value_error, marginals, relative

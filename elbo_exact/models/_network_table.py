@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray, at_index, real_array
 from elbo_exact.errors import LogTableError
+from elbo_exact.families._rounding import summed_change
+from elbo_exact.families._simplex import LogSimplex, U
 from elbo_exact.space import LatentSpace, refuse_above
 
-__all__ = ["MISSING", "Pattern", "checked_rows", "filled", "patterns"]
+__all__ = ["MISSING", "Pattern", "add_counts", "checked_rows", "filled", "pattern_change", "pattern_table", "patterns"]
 
 IntArray = npt.NDArray[np.int64]
 MISSING = -1
@@ -59,7 +61,7 @@ def patterns(
         missing[:, list(hidden)] = True
     kinds, first, kind = np.unique(missing, axis=0, return_index=True, return_inverse=True)
     found = []
-    spaces = [LatentSpace(tuple(sizes[j] for j in np.flatnonzero(open_nodes))) for open_nodes in kinds]
+    spaces = [LatentSpace(tuple(sizes[j] for j in np.flatnonzero(open_nodes).tolist())) for open_nodes in kinds]
     largest = max((space.size for space in spaces), default=1)
     refuse_above(len(x) * largest, 8, max_bytes, f"{len(x)} rows of {largest}", "leave fewer cells of a row open")
     for k in np.argsort(first):
@@ -74,6 +76,32 @@ def filled(patterns: Sequence[Pattern], n_rows: int, parts: Sequence[FloatArray]
     for pattern, part in zip(patterns, parts, strict=True):
         table[pattern.rows, : pattern.n_states] = part if pattern.possible is None else np.where(pattern.possible, part, fill)
     return table
+
+
+def pattern_table(pattern: Pattern, tables: Iterable[LogSimplex]) -> tuple[FloatArray, FloatArray]:
+    """Log joint of the pattern's rows and states, and a bound on its rounding error."""
+    value, error, size = np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1))
+    for table, cell in zip(tables, pattern.cells, strict=True):
+        term = table.normalized.reshape(-1)[cell]
+        value, error, size = value + term, error + table.error.reshape(-1)[cell], size + np.abs(term)
+    return value, np.where(value > -np.inf, 1.01 * (error + len(pattern.cells) * U * size), 0.0)
+
+
+def pattern_change(pattern: Pattern, tables: Iterable[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """Change of the log joint, and its error bound, from those of every table."""
+    shape, terms = (len(pattern.rows), pattern.n_states), []
+    for (change, error), cell in zip(tables, pattern.cells, strict=True):
+        terms.append((np.broadcast_to(change.reshape(-1)[cell], shape), np.broadcast_to(error.reshape(-1)[cell], shape)))
+    return summed_change(terms)
+
+
+def add_counts(pattern: Pattern, weights: FloatArray, totals: Iterable[FloatArray]) -> None:
+    """Add the weights of rows and states to the flat counts of every table, where they point."""
+    for total, cell in zip(totals, pattern.cells, strict=True):
+        # cells that do not depend on the state, or on the row, are summed first
+        part = weights.sum(axis=1, keepdims=True) if cell.shape[1] == 1 else weights
+        part = part.sum(axis=0, keepdims=True) if cell.shape[0] == 1 else part
+        total += np.bincount(cell.reshape(-1), weights=part.reshape(-1), minlength=total.size)
 
 
 def _pattern(
@@ -98,5 +126,5 @@ def _pattern(
     possible = np.ones((len(x), space.size), dtype=bool) if seen else None
     for node in seen:
         observed = x[:, node, None]
-        possible &= (observed == MISSING) | (observed == states[None, :, column[node]])  # type: ignore[operator]
+        possible &= (observed == MISSING) | (observed == states[None, :, column[node]])
     return Pattern(rows, space.size, cells, possible)

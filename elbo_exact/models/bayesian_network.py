@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray, integer, one_of, real_array
-from elbo_exact.errors import EnumerationTooLarge, LogTableError
-from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
+from elbo_exact.errors import LogTableError
+from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
 from elbo_exact.families._simplex import (
     LogSimplex,
     U,
@@ -28,18 +28,24 @@ from elbo_exact.models._network_checks import (
     checked_parents,
     checked_states,
     checked_tables,
-    likelihood,
     node_index,
+    split_evidence,
     topological_order,
 )
-from elbo_exact.models._network_inference import NetworkPosterior, by_elimination, by_enumeration, reduced, refuse_impossible
-from elbo_exact.models._network_table import MISSING, Pattern, checked_rows, filled, patterns
-from elbo_exact.space import MAX_BYTES, LatentSpace, count_text
+from elbo_exact.models._network_inference import METHODS, NetworkPosterior, answer, reduced
+from elbo_exact.models._network_table import (
+    MISSING,
+    Pattern,
+    add_counts,
+    checked_rows,
+    filled,
+    pattern_change,
+    pattern_table,
+    patterns,
+)
+from elbo_exact.space import MAX_BYTES, LatentSpace
 
 __all__ = ["BayesianNetwork", "NetworkPosterior", "NetworkStatistics"]
-
-FLAT_STATES = 2**22  # enumerated in a fraction of a second
-METHODS = ("auto", "enumeration", "elimination")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,26 +207,13 @@ class BayesianNetwork:
         Probabilities below 2**-1000 keep an absolute instead of a relative error.
         """
         one_of(method, "method", METHODS)
-        hard, soft = self._evidence(evidence)
+        hard, soft = split_evidence(self.states, evidence, "evidence")
         asked = list(self.states) if nodes is None else list(nodes)
         for name in asked:
             node_index(self.states, name, "nodes")
         needed = ancestors([*hard, *soft, *asked], self.parents)
-        problem, open_nodes = reduced(self._tables, self.parents, [name for name in self._order if name in needed], hard, soft)
-        number = {name: i for i, name in enumerate(open_nodes)}
-        targets = [number[name] for name in asked if name in number]
-        space = LatentSpace(tuple(problem.sizes.values()))
-        flat = method == "enumeration" or (method == "auto" and space.size <= FLAT_STATES)
-        if method == "enumeration" and space.size > 2**30:
-            text = f"enumeration needs {count_text(space.sizes)} states > 2**30; use method='elimination' or give more evidence"
-            raise EnumerationTooLarge(text, space.size, 8 * space.size, 8 * 2**30)
-        found = by_enumeration(problem, targets) if flat else by_elimination(problem, targets, max_bytes)
-        value, error, parts, relative = found
-        if asked:
-            refuse_impossible(value)
-        tables = dict(zip((name for name in asked if name in number), parts, strict=True))
-        marginals = {name: tables[name] if name in tables else np.eye(len(self.states[name]))[hard[name]] for name in asked}
-        return NetworkPosterior(value, error, marginals, relative, "enumeration" if flat else "elimination")
+        problem = reduced(self._tables, self.parents, [name for name in self._order if name in needed], hard, soft)
+        return answer(problem, asked, method, max_bytes)
 
     def log_evidence(
         self, evidence: Mapping[str, Any] | None = None, *, method: str = "auto", max_bytes: int = MAX_BYTES
@@ -236,7 +229,7 @@ class BayesianNetwork:
         """Cases with category names as a table x, one column per node, -1 where a case does not mention the node."""
         rows = []
         for i, case in enumerate(cases):
-            hard, soft = self._evidence(case, f"cases[{i}]")
+            hard, soft = split_evidence(self.states, case, f"cases[{i}]")
             if soft:
                 raise ValueError(f"cases[{i}] must name one category of {next(iter(soft))!r}; got likelihoods.")
             rows.append([hard.get(name, MISSING) for name in self.states])
@@ -273,14 +266,8 @@ class BayesianNetwork:
     def log_joint_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """`log_joint` and a bound on its rounding error, both (N, S): that of every table, and an addition for each."""
         rows, found = self._patterns(x)
-        values, errors = [], []
-        for pattern in found:
-            value, error, size = np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1))
-            for table, cell in zip(self._tables.values(), pattern.cells, strict=True):
-                term = table.normalized.reshape(-1)[cell]
-                value, error, size = value + term, error + table.error.reshape(-1)[cell], size + np.abs(term)
-            values.append(value)
-            errors.append(np.where(value > -np.inf, 1.01 * (error + len(pattern.cells) * U * size), 0.0))
+        parts = [pattern_table(pattern, self._tables.values()) for pattern in found]
+        values, errors = [part[0] for part in parts], [part[1] for part in parts]
         return filled(found, len(rows), values, -np.inf), filled(found, len(rows), errors, 0.0)
 
     def log_joint_change(self, other: BayesianNetwork, x: npt.ArrayLike) -> FloatArray:
@@ -291,17 +278,8 @@ class BayesianNetwork:
         """`log_joint_change` and a bound on its rounding error, both (N, S)."""
         rows, found = self._patterns(x)
         pairs = [simplex_change(table.given, other._tables[name].given) for name, table in self._tables.items()]
-        flat = [(change.reshape(-1), error.reshape(-1)) for change, error in pairs]
-        values, errors = [], []
-        for pattern in found:
-            shape = (len(pattern.rows), pattern.n_states)
-            terms = [
-                (np.broadcast_to(change[cell], shape), np.broadcast_to(error[cell], shape))
-                for (change, error), cell in zip(flat, pattern.cells, strict=True)
-            ]
-            value, error = summed_change(terms)
-            values.append(value)
-            errors.append(error)
+        parts = [pattern_change(pattern, pairs) for pattern in found]
+        values, errors = [part[0] for part in parts], [part[1] for part in parts]
         return filled(found, len(rows), values, 0.0), filled(found, len(rows), errors, 0.0)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> NetworkStatistics:
@@ -314,11 +292,7 @@ class BayesianNetwork:
         counts = {name: np.zeros(part.given.size) for name, part in self._tables.items()}
         for pattern in found:
             own = table[pattern.rows, : pattern.n_states]
-            for total, cell in zip(counts.values(), pattern.cells, strict=True):
-                # cells that do not depend on the state, or on the row, are summed first
-                part = own.sum(axis=1, keepdims=True) if cell.shape[1] == 1 else own
-                part = part.sum(axis=0, keepdims=True) if cell.shape[0] == 1 else part
-                total += np.bincount(cell.reshape(-1), weights=part.reshape(-1), minlength=total.size)
+            add_counts(pattern, own, counts.values())
         shaped = {name: total.reshape(self._tables[name].given.shape) for name, total in counts.items()}
         return NetworkStatistics(shaped, table.size)
 
@@ -387,20 +361,6 @@ class BayesianNetwork:
                 raise LogTableError(f"x misses node {self.nodes[j]!r} in row {row}; hide that node too, or hide none.", "x")
         scopes = [tuple(column[node] for node in (*self.parents[name], name)) for name in self.states]
         return rows, patterns(rows, scopes, self.sizes, [column[name] for name in self.hidden], MAX_BYTES)
-
-    def _evidence(
-        self, evidence: Mapping[str, Any] | None, argument: str = "evidence"
-    ) -> tuple[dict[str, int], dict[str, FloatArray]]:
-        hard: dict[str, int] = {}
-        soft: dict[str, FloatArray] = {}
-        for name, value in ({} if evidence is None else evidence).items():
-            node_index(self.states, name, argument)
-            seen = likelihood(value, name, self.states[name])
-            if isinstance(seen, int):
-                hard[name] = seen
-            else:
-                soft[name] = seen
-        return hard, soft
 
     def _prior_tables(self, prior: Any) -> list[PriorTable]:
         extra = self._pseudo_counts(prior)
