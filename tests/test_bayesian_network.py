@@ -385,3 +385,30 @@ def test_elimination_without_its_library_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r"variable elimination needs opt_einsum; install elbo_exact\[networks\]."):
         BURGLARY.infer(method="elimination")
     assert BURGLARY.infer().method == "enumeration"
+
+
+def test_an_underflow_is_never_taken_for_impossible():
+    copy = [[1.0, 0.0], [0.0, 1.0]]
+    names = ["a", "b", "c", "d"]
+    network = BayesianNetwork.from_probabilities(
+        {name: ["x", "y"] for name in names},
+        {name: ["a"] for name in names[1:]},
+        {"a": [0.5, 0.5], "b": copy, "c": copy, "d": copy},
+    )
+    soft = {"a": [1.0, 1e-300], "b": [1.0, 1e-300], "c": [1.0, 1e-300], "d": [0.0, 1.0]}
+    log_evidence = math.log(0.5) - 900.0 * math.log(10.0)
+    assert network.log_evidence(soft) == pytest.approx(log_evidence, rel=1e-14)
+    message = "evidence is below the range of doubles in an elimination; use method='enumeration'."
+    with pytest.raises(ValueError, match=message):
+        network.infer(soft, method="elimination")
+    turned = {**soft, "a": soft["d"], "d": soft["a"]}  # the evidence survives in this order, marginals do not
+    assert network.log_evidence(turned, method="elimination") == pytest.approx(log_evidence, rel=1e-14)
+    with pytest.raises(ValueError, match=message):
+        network.infer(turned, method="elimination")
+
+
+def test_a_table_of_many_open_cells_is_refused():
+    names = [f"n{i}" for i in range(30)]
+    network = BayesianNetwork.from_probabilities({n: ["a", "b"] for n in names}, {}, {n: [0.5, 0.5] for n in names})
+    with pytest.raises(ee.EnumerationTooLarge, match="1 rows of 1073741824 states"):
+        network.log_joint(np.full((1, 30), np.nan))

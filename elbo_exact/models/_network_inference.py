@@ -70,6 +70,8 @@ def answer(problem: Problem, asked: Sequence[str], method: str, max_bytes: int) 
     targets = [number[name] for name in asked if name in number]
     found = by_enumeration(problem, targets) if flat else by_elimination(problem, targets, max_bytes)
     value, error, parts, relative = found
+    if value == -math.inf and error == math.inf:
+        raise ValueError("evidence is below the range of doubles in an elimination; use method='enumeration'.")
     if asked and value == -math.inf:
         raise ZeroEvidence("evidence is impossible under the network: its probability is 0; drop or correct part of it.")
     tables = problem.hard | dict(zip((name for name in asked if name in number), parts, strict=True))
@@ -211,6 +213,8 @@ def by_elimination(problem: Problem, asked: Sequence[int], max_bytes: int) -> tu
     log_evidence = high + low
     # log of a double LIBM; the product with a rounded log 2 two units, the sum one
     value_error = 1.01 * (total.error + LIBM * abs(low) + 2.0 * U * abs(high) + U * abs(log_evidence))
+    if not all(part.table.any() for part in derivatives):  # the sum is positive, so this is an underflow
+        return -math.inf, math.inf, [], math.inf
     marginals = [part.table / part.table.sum() for part in derivatives]
     relative = max((2.0 * part.error + (part.table.size + 2) * 1.01 * U for part in derivatives), default=0.0)
     return log_evidence, value_error, marginals, relative

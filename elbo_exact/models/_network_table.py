@@ -63,7 +63,8 @@ def patterns(
     found = []
     spaces = [LatentSpace(tuple(sizes[j] for j in np.flatnonzero(open_nodes).tolist())) for open_nodes in kinds]
     largest = max((space.size for space in spaces), default=1)
-    refuse_above(len(x) * largest, 8, max_bytes, f"{len(x)} rows of {largest}", "leave fewer cells of a row open")
+    bytes_per_entry = 8 * (len(scopes) + 2)  # where every table is read, the entry and its error
+    refuse_above(len(x) * largest, bytes_per_entry, max_bytes, f"{len(x)} rows of {largest}", "leave fewer cells of a row open")
     for k in np.argsort(first):
         rows = np.flatnonzero(kind.reshape(-1) == k)
         found.append(_pattern(x[rows], rows, np.flatnonzero(kinds[k]), spaces[k], scopes, sizes, max_bytes))
