@@ -55,7 +55,18 @@ _MODULE_OF = {
     "ZeroEvidence": "errors",
     "CollapsedComponent": "errors",
 }
-_SUBMODULES = ("anatomy", "bounds", "families", "fit", "gallery", "importance", "models", "projection", "vae")
+_SUBMODULES = (
+    "adapters",
+    "anatomy",
+    "bounds",
+    "families",
+    "fit",
+    "gallery",
+    "importance",
+    "models",
+    "projection",
+    "vae",
+)
 
 __all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604 - all of them are strings
 

@@ -1,5 +1,6 @@
 """The public names, for type checkers; a test compares this file with the lazy one."""
 
+from elbo_exact import adapters as adapters
 from elbo_exact import anatomy as anatomy
 from elbo_exact import bounds as bounds
 from elbo_exact import families as families
@@ -62,6 +63,7 @@ __all__ = [
     "Study",
     "ZeroEvidence",
     "__version__",
+    "adapters",
     "anatomy",
     "audit",
     "audit_density",

@@ -1,0 +1,18 @@
+"""Models out of files and other libraries; each module loads at first use."""
+
+from importlib import import_module
+from typing import Any
+
+_MODULE_OF = {"from_bif": "bif", "from_uai": "uai", "read_uai_evidence": "uai"}
+
+__all__ = ["from_bif", "from_uai", "read_uai_evidence"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'elbo_exact.adapters' has no attribute {name!r}")
+    return getattr(import_module(f"elbo_exact.adapters.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
