@@ -1,7 +1,21 @@
 """Models: parameters to log tables, weight tables back to parameters."""
 
+from elbo_exact.models._causes import CauseMarginals
 from elbo_exact.models.dawid_skene import DawidSkene, RatingCounts
 from elbo_exact.models.mixture import Mixture, MixtureStatistics
 from elbo_exact.models.monomial import Monomial
+from elbo_exact.models.noisy_or import NoisyOr, NoisyOrStatistics
+from elbo_exact.models.sigmoid_belief import BeliefStatistics, SigmoidBelief
 
-__all__ = ["DawidSkene", "Mixture", "MixtureStatistics", "Monomial", "RatingCounts"]
+__all__ = [
+    "BeliefStatistics",
+    "CauseMarginals",
+    "DawidSkene",
+    "Mixture",
+    "MixtureStatistics",
+    "Monomial",
+    "NoisyOr",
+    "NoisyOrStatistics",
+    "RatingCounts",
+    "SigmoidBelief",
+]

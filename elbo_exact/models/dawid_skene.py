@@ -76,7 +76,7 @@ class DawidSkene:
             raise LogTableError(f"log_confusion must have shape {expected}; got {confusion.given.shape}.", "log_confusion")
         families = [Categorical(table) for table in confusion.given]
         raters = _checked_raters(self.raters, len(families))
-        mixture = Mixture(shares.given, [families[rater] for rater in raters])
+        mixture = Mixture(shares.given, tuple(families[rater] for rater in raters))
         for name, value in (("log_weights", shares.given), ("log_confusion", confusion.given), ("raters", raters)):
             object.__setattr__(self, name, value)
         for name, part in (("_shares", shares), ("_confusion", confusion), ("_mixture", mixture)):
