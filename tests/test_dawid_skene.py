@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,3 +158,19 @@ def test_models_that_do_not_fit_are_refused(arguments: Any, message: str) -> Non
 def test_the_posterior_of_an_unrated_item_is_the_share() -> None:
     model = DawidSkene(np.log([0.25, 0.75]), np.log([[[0.9, 0.1], [0.2, 0.8]]]))
     assert np.abs(posterior(model.log_joint([[math.nan]])) - [0.25, 0.75]).max() <= 16 * U
+
+
+def test_the_anesthetists_of_the_paper() -> None:
+    """45 patients, five raters, the first three times: every estimate of table 2 of Dawid & Skene (1979), to its two digits."""
+    fields = json.loads(Path(__file__).with_name("anesthetists.json").read_text(encoding="utf-8"))
+    model = DawidSkene.from_votes(fields["patterns"], fields["raters"])
+    fit = fit_em(model, fields["patterns"])
+    share, confusion = np.exp(fit.model.log_weights), np.exp(fit.model.log_confusion)
+    for answer in fields["answers"]:
+        if answer["quantity"] == "log_likelihood":
+            # EM stops when a step gains less than the spacing of doubles; what is left is a few of those
+            assert abs(fit.objective - float(answer["value"])) <= 0.5e-12 + fit.error
+            continue
+        k = answer["component"]
+        found = share[k] if answer["quantity"] == "share" else confusion[answer["rater"], k, answer["rating"]]
+        assert abs(found - float(answer["value"])) <= 0.005, answer
