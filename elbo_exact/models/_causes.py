@@ -1,0 +1,124 @@
+"""What layers of binary causes share: states as bits, their prior, and E-steps by rows that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._validate import FloatArray, categories_or_missing
+from elbo_exact.errors import LogTableError
+from elbo_exact.families._simplex import LIBM, LogSimplex, U
+from elbo_exact.kernels.reduce import log_evidence_rows
+from elbo_exact.models._expected import Expected, Posterior
+from elbo_exact.space import MAX_BYTES, LatentSpace, count_text, refuse_above
+
+__all__ = [
+    "CauseMarginals",
+    "cause_bits",
+    "cause_table",
+    "checked_findings",
+    "expected_by_rows",
+    "marginals_by_rows",
+    "refuse_large",
+]
+
+CHUNK_BYTES = 2**25  # of one table; an E-step holds about ten of them
+TABLES = 10
+TINY = 2.0**-1000  # above exp(-700) = 2**-1009.9
+SMALL = 1e-3  # first-order error terms are trusted below this; the factor 1.01 covers their squares
+
+
+class CauseMarginals(NamedTuple):
+    """Exact posteriors of N observations over n causes."""
+
+    log_evidence: FloatArray  # (N,), nats
+    error: FloatArray  # (N,), bound on its rounding
+    present: FloatArray  # (N, n), p(cause | observation)
+    present_error: FloatArray  # (N, n), bound on its rounding
+
+
+def checked_findings(x: npt.ArrayLike, n_findings: int) -> npt.NDArray[np.int64]:
+    """0, 1, or 2 for a missing value, (N, D)."""
+    index = categories_or_missing(x, "x", 2)
+    if index.ndim != 2 or index.shape[1] != n_findings:
+        raise LogTableError(
+            f"x must have shape (N, {n_findings}), one column per finding; got {index.shape}.", "x", index.shape
+        )
+    return index
+
+
+def cause_bits(space: LatentSpace, first: int, last: int) -> npt.NDArray[np.bool_]:
+    """Whether cause j is present in the states first ... last - 1, (n, last - first)."""
+    number = np.arange(first, last, dtype=np.int64)
+    return np.stack([(number >> shift) & 1 for shift in range(space.n_variables - 1, -1, -1)]).astype(bool)
+
+
+def cause_table(causes: LogSimplex, bits: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """log p(state) and its error bound: terms are negative, so partial sums never exceed the last."""
+    table, error = np.zeros(bits.shape[1]), np.zeros(bits.shape[1])
+    for j, bit in enumerate(bits):
+        table += np.where(bit, causes.normalized[j, 1], causes.normalized[j, 0])
+        error += np.where(bit, causes.error[j, 1], causes.error[j, 0])
+    return table, error + len(bits) * U * np.abs(table)
+
+
+def refuse_large(space: LatentSpace, n_rows: int, n_tables: int, max_bytes: int = MAX_BYTES) -> None:
+    """Refuse before anything is allocated."""
+    refuse_above(space.size, 8 * n_rows * n_tables, max_bytes, count_text(space.sizes))
+
+
+def _chunks(model: Any, n_rows: int) -> Iterator[slice]:
+    refuse_large(model.space, 1, TABLES)
+    rows = max(1, CHUNK_BYTES // (8 * model.space.size))
+    for first in range(0, n_rows, rows):
+        yield slice(first, min(first + rows, n_rows))
+
+
+def _posterior(model: Any, x: npt.ArrayLike) -> Posterior:
+    """Log evidence and posterior of a few rows; a table moved by t <= SMALL moves log sum exp by at most 1.01 sum p t."""
+    table, table_error = model.log_joint_and_error(x)
+    out = np.empty((len(table), 3))
+    log_evidence_rows(table, 0, len(table), out)
+    evidence, bound = out[:, :1], out[:, 1:2]
+    with np.errstate(invalid="ignore"):
+        logs = np.where(table > -np.inf, table - evidence, -np.inf)
+    p = np.exp(logs)
+    moved = 1.02 * (p * table_error).sum(axis=1, keepdims=True)
+    # a state below exp(-700) of the evidence has no digits left to speak of: its weight is 0
+    p = np.where(logs < -700.0, 0.0, p)
+    relative = 1.01 * (table_error + moved + bound + U * np.where(p > 0.0, np.abs(logs), 0.0) + LIBM)
+    relative = np.where(p > 0.0, relative, 0.0)
+    trusted = np.where(p > 0.0, table_error, 0.0).max(axis=1, keepdims=True) < SMALL
+    error = np.where(trusted, 1.01 * (bound + moved), np.inf)
+    return Posterior(evidence[:, 0].copy(), error[:, 0], p, np.where(trusted | (p == 0.0), relative, np.inf))
+
+
+def expected_by_rows(model: Any, x: Any, counts: FloatArray, own_error: float) -> Expected:
+    """The E-step over rows that fit into memory; the grouping depends on the number of states only."""
+    evidence, error, worst, total = np.empty(len(x)), np.empty(len(x)), 0.0, None
+    for rows in _chunks(model, len(x)):
+        p = _posterior(model, x[rows])
+        evidence[rows], error[rows] = p.log_evidence, p.error
+        worst = max(worst, float(p.table_error.max()))
+        part = model.statistics(x[rows], counts[rows, None] * p.table)
+        total = part if total is None else type(part)(*(mine + theirs for mine, theirs in zip(total, part, strict=True)))
+    return Expected(evidence, error, total, worst + own_error + (len(x) + 2) * U)
+
+
+def marginals_by_rows(model: Any, x: npt.ArrayLike) -> CauseMarginals:
+    """Log evidence and p(cause | x_n) of every row; a probability's error is that of its terms, those left out, and S u."""
+    index = checked_findings(x, model.n_findings)
+    given = np.where(index == 2, np.nan, index)
+    n, space = len(index), model.space
+    evidence, error = np.empty(n), np.empty(n)
+    present, spread = np.zeros((n, space.n_variables)), np.zeros((n, space.n_variables))
+    for rows in _chunks(model, n):
+        p = _posterior(model, given[rows])
+        evidence[rows], error[rows] = p.log_evidence, p.error
+        for j, bit in enumerate(cause_bits(space, 0, space.size)):
+            present[rows, j] = p.table[:, bit].sum(axis=1)
+            spread[rows, j] = (p.table[:, bit] * p.table_error[:, bit]).sum(axis=1)
+    return CauseMarginals(evidence, error, present, 1.01 * (spread + space.size * U * present) + space.size * TINY)

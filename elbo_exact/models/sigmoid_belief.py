@@ -1,0 +1,234 @@
+"""One layer of a sigmoid belief network: logistic findings of independent binary causes (Neal 1992, Artif. Intell. 56:71)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from elbo_exact._validate import FloatArray, integer, real_array
+from elbo_exact.errors import LogTableError
+from elbo_exact.families._rounding import log_prior, rounding_loss
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, draw, log_simplex, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.models._causes import (
+    CauseMarginals,
+    cause_bits,
+    cause_table,
+    checked_findings,
+    expected_by_rows,
+    marginals_by_rows,
+    refuse_large,
+)
+from elbo_exact.models._expected import Expected
+from elbo_exact.space import LatentSpace
+
+__all__ = ["BeliefStatistics", "SigmoidBelief"]
+
+STATISTICS = 2.0**-40  # relative error of expected counts that a step must outweigh to be taken
+
+
+class BeliefStatistics(NamedTuple):
+    """Expected counts; a logistic layer has no smaller ones than a number for every state."""
+
+    causes: FloatArray  # (n, 2), absent and present
+    findings: FloatArray  # (D, 2, 2**n), weight of every state where a finding was absent and where it was present
+
+
+@dataclass(frozen=True, eq=False)
+class SigmoidBelief:
+    """p(x_d = 1 | z) = 1 / (1 + exp(-bias_d - sum_j weights_dj z_j)), with independent binary causes z.
+
+    Parameters
+    ----------
+    log_causes : array_like, shape (n, 2)
+        Log probabilities that a cause is absent and present.
+    weights : array_like, shape (D, n)
+        Log odds that a present cause adds; finite.
+    bias : array_like, shape (D,)
+        Log odds of a finding without any cause.
+
+    Raises
+    ------
+    LogTableError
+        Shapes that do not fit, rows that do not sum to 1, or a number that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = SigmoidBelief(np.log([[0.5, 0.5]]), [[2.0]], [-1.0])
+    >>> found = model.marginals([[1], [0]])
+    >>> np.exp(found.log_evidence).round(6).tolist(), found.present.round(4).ravel().tolist()
+    ([0.5, 0.5], [0.7311, 0.2689])
+    """
+
+    log_causes: FloatArray
+    weights: FloatArray
+    bias: FloatArray
+    _causes: LogSimplex = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        causes = log_simplex(self.log_causes, "log_causes", 2)
+        weights, bias = real_array(self.weights, "weights").copy(), real_array(self.bias, "bias").copy()
+        if causes.given.shape[1] != 2:
+            raise LogTableError(f"log_causes must have shape (n, 2); got {causes.given.shape}.", "log_causes")
+        if weights.ndim != 2 or weights.shape[1] != len(causes.given) or bias.shape != weights.shape[:1] or not bias.size:
+            expected = f"(D, {len(causes.given)}) and (D,)"
+            raise LogTableError(f"weights and bias must have shapes {expected}; got {weights.shape}, {bias.shape}.", "weights")
+        for name, values in (("weights", weights), ("bias", bias)):
+            if not np.isfinite(values).all():
+                raise LogTableError(f"{name} must be finite; got {values[~np.isfinite(values)][0]:g}.", name)
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+        object.__setattr__(self, "log_causes", causes.given)
+        object.__setattr__(self, "_causes", causes)
+
+    @property
+    def n_findings(self) -> int:
+        """Number of findings D."""
+        return len(self.bias)
+
+    @property
+    def space(self) -> LatentSpace:
+        """n binary causes."""
+        return LatentSpace((2,) * len(self.log_causes))
+
+    def log_joint(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
+        """log p(x_n, z), in nats, of a block of the 2**n states.
+
+        Parameters
+        ----------
+        x : array_like, shape (N, D)
+            Findings 0 and 1; NaN is one that nobody looked for.
+        states : slice, optional
+            Only these states.
+
+        Raises
+        ------
+        EnumerationTooLarge
+            Tables above 2 GiB, before they are allocated.
+        """
+        return self._tables(x, states)[0]
+
+    def log_joint_and_error(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """`log_joint` and a bound on its rounding error, both (N, 2**n)."""
+        return self._tables(x, None)
+
+    def marginals(self, x: npt.ArrayLike) -> CauseMarginals:
+        """Exact log evidence and p(z_j = 1 | x_n), with error bounds; O(N D n 2**n), memory for a few rows at a time."""
+        return marginals_by_rows(self, x)
+
+    def expectation(self, x: Any, counts: FloatArray, executor: Any) -> Expected:
+        """The E-step."""
+        refuse_large(self.space, 1, 2 * self.n_findings)
+        return expected_by_rows(self, x, counts, (self.space.size + 2) * U)
+
+    def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> BeliefStatistics:
+        """Expected counts under a weight table (N, 2**n)."""
+        index, table = checked_findings(x, self.n_findings), real_array(weights, "weights")
+        if table.shape != (len(index), self.space.size):
+            raise LogTableError(f"weights must have shape {(len(index), self.space.size)}; got {table.shape}.", "weights")
+        total = np.add.reduce(table, axis=0)
+        bits = cause_bits(self.space, 0, self.space.size)
+        findings = np.empty((self.n_findings, 2, self.space.size))
+        for d in range(self.n_findings):
+            for value in (0, 1):
+                findings[d, value] = np.add.reduce(table[index[:, d] == value], axis=0)
+        return BeliefStatistics(np.array([[total[~bit].sum(), total[bit].sum()] for bit in bits]), findings)
+
+    def maximize(self, statistics: BeliefStatistics, prior: Any = None) -> SigmoidBelief:
+        """Generalized M-step (Dempster, Laird & Rubin 1977): the causes in closed form, each finding by a concave ascent.
+
+        A finding's new weights are taken only if they gain more than rounding of the counts can have faked, otherwise the old ones
+        stay: no step loses. ``prior`` is a number of pseudo-counts of each cause's absence and presence.
+        """
+        counts = self._cause_counts(statistics, prior)
+        bits = cause_bits(self.space, 0, self.space.size)
+        rows = [
+            _ascent(bits, part, np.append(b, w))
+            for part, b, w in zip(statistics.findings, self.bias, self.weights, strict=True)
+        ]
+        found = np.array(rows)
+        return SigmoidBelief(maximized(self.log_causes, counts), found[:, 1:], found[:, 0])
+
+    def log_prior(self, prior: Any = None) -> tuple[float, float]:
+        """Pseudo-counts times log probabilities of the causes, in nats, and its error bound."""
+        return log_prior([(self._causes, pseudo_count_table(prior, self.log_causes.shape, "prior"))])
+
+    def rounding_loss(self, statistics: BeliefStatistics, prior: Any, relative_error: float) -> float:
+        """Largest loss of a step, in nats, by rounding: that of the causes; a finding that could lose was not moved."""
+        if relative_error > STATISTICS:
+            return float("inf")
+        return rounding_loss([self._cause_counts(statistics, prior)], relative_error)
+
+    def randomize(self, rng: np.random.Generator) -> SigmoidBelief:
+        """Causes uniform on their simplices, normal weights and biases."""
+        return SigmoidBelief(
+            uniform_simplex(self.log_causes, rng), rng.standard_normal(self.weights.shape), rng.standard_normal(self.bias.shape)
+        )
+
+    def sample(
+        self, n: int, *, rng: np.random.Generator | int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Draw findings (n, D) and causes (n, causes)."""
+        generator, rows = np.random.default_rng(rng), integer(n, "n", 0)
+        z = np.stack([draw(self.log_causes, np.full(rows, j), generator) for j in range(len(self.log_causes))], axis=1)
+        odds = self.bias + np.where(z[:, None, :] == 1, self.weights, 0.0).sum(axis=-1)
+        return (generator.logistic(size=odds.shape) < odds).astype(np.int64), z
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists."""
+        return {name: getattr(self, name).tolist() for name in ("log_causes", "weights", "bias")}
+
+    def _cause_counts(self, statistics: BeliefStatistics, prior: Any) -> FloatArray:
+        counts = pseudo_count_table(statistics.causes, self.log_causes.shape, "statistics.causes")
+        return counts + pseudo_count_table(prior, self.log_causes.shape, "prior")
+
+    def _tables(self, x: npt.ArrayLike, states: slice | None) -> tuple[FloatArray, FloatArray]:
+        index, (first, last) = checked_findings(x, self.n_findings), self.space.span(states)
+        refuse_large(LatentSpace((max(last - first, 1),)), len(index), 2)
+        bits = cause_bits(self.space, first, last)
+        prior, prior_error = cause_table(self._causes, bits)
+        table, error = np.tile(prior, (len(index), 1)), np.tile(prior_error, (len(index), 1))
+        for d in range(self.n_findings):
+            odds, size = _log_odds(bits, np.append(self.bias[d], self.weights[d]))
+            soft = np.log1p(np.exp(-np.abs(odds)))
+            # n additions; a sigmoid's logarithm moves by at most as much as the odds; exp and log1p move `soft` by LIBM each
+            bound = len(bits) * U * size + 2.0 * LIBM * soft + U * (np.abs(odds) + soft)
+            for value, sign in ((0, 1.0), (1, -1.0)):
+                rows = index[:, d] == value
+                table[rows] -= np.maximum(sign * odds, 0.0) + soft
+                error[rows] += bound
+        return table, 1.01 * (error + self.n_findings * U * np.abs(table))
+
+
+def _log_odds(bits: npt.NDArray[np.bool_], theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """theta_0 + sum of theta_j over present causes, cause by cause, and the sum of their sizes."""
+    odds, size = np.full(bits.shape[1], theta[0]), np.full(bits.shape[1], abs(theta[0]))
+    for bit, weight in zip(bits, theta[1:], strict=True):
+        odds += np.where(bit, weight, 0.0)
+        size += np.where(bit, abs(weight), 0.0)
+    return odds, size
+
+
+def _ascent(bits: npt.NDArray[np.bool_], counts: FloatArray, start: FloatArray) -> FloatArray:
+    """Weights that raise sum of counts * log p(finding | z) for sure, or the start."""
+
+    def loss(theta: FloatArray) -> tuple[float, FloatArray]:
+        odds, _ = _log_odds(bits, theta)
+        soft = np.log1p(np.exp(-np.abs(odds)))
+        value = (counts[0] * (np.maximum(odds, 0.0) + soft) + counts[1] * (np.maximum(-odds, 0.0) + soft)).sum()
+        slope = counts[0] * np.exp(np.minimum(odds, 0.0) - soft) - counts[1] * np.exp(np.minimum(-odds, 0.0) - soft)
+        return float(value), np.array([slope.sum(), *(slope[bit].sum() for bit in bits)])
+
+    before = loss(start)[0]
+    found = np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 50}).x)
+    if not np.isfinite(found).all():
+        return start
+    # each sum of positive terms is known to 4 LIBM of itself, S u for adding, the odds' rounding, and the error of the counts
+    size = max(float(np.abs(start).sum()), float(np.abs(found).sum()))
+    relative = STATISTICS + (counts.shape[1] + 4) * U + 4.0 * LIBM
+    doubt = 2.0 * relative * before + 2.0 * len(start) * U * size * float(counts.sum())
+    return found if before - loss(found)[0] > doubt else start
