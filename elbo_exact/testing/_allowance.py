@@ -15,9 +15,18 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, broadcast_rows, log_table, same_states
 from elbo_exact.evidence import posterior
 
-__all__ = ["Pair", "elbo_allowance", "evidence_allowance", "gradient_allowance", "kl_allowance", "precision"]
+__all__ = [
+    "UNITS",
+    "Pair",
+    "elbo_allowance",
+    "evidence_allowance",
+    "gradient_allowance",
+    "kl_allowance",
+    "posterior_allowance",
+    "precision",
+]
 
-UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+UNITS = {"float64": 2.0**-53, "float32": 2.0**-24}
 OPERATIONS = 16.0
 SECOND_ORDER = 1.01  # products of two rounding errors, as long as T u is below 1 %
 
@@ -25,10 +34,10 @@ SECOND_ORDER = 1.01  # products of two rounding errors, as long as T u is below 
 def precision(values: Any, dtype: str | None = None) -> tuple[str, float]:
     """Name and unit roundoff of the dtype in which the caller computed; Python floats and integers count as float64."""
     name = dtype or str(getattr(values, "dtype", "float64")).rpartition(".")[2]
-    if name not in UNITS:
-        if dtype is not None:
-            raise ValueError(f"dtype must be one of {', '.join(UNITS)}; got {dtype!r}.")
+    if "float" not in name and dtype is None:
         name = "float64"
+    if name not in UNITS:
+        raise ValueError(f"actual and dtype must be {' or '.join(UNITS)}; got {name!r}, whose rounding leaves nothing to compare.")
     return name, UNITS[name]
 
 
@@ -90,3 +99,12 @@ def gradient_allowance(pair: Pair, elbo: FloatArray, normalizer: FloatArray, u: 
     moved = np.abs(normalizer)[..., None] + u * (pair.n_states + OPERATIONS + b + pair.mean_size(pair.q, pair.b)[..., None])
     t = pair.n_states + OPERATIONS
     return np.asarray(SECOND_ORDER * pair.q * (t * u * (a + b + np.abs(value)[..., None]) + moved * e + own))
+
+
+def posterior_allowance(p: FloatArray, table: FloatArray, evidence: FloatArray, u: float) -> FloatArray:
+    """Of exp(a_z - L), entry by entry: p_z times (u |a_z| + T u (1 + |a_z - L|) + the evidence's allowance), and flushed subnormals."""
+    level = np.where(np.isfinite(evidence), evidence, 0.0)[..., None]
+    a = np.where(np.isfinite(table), table, level)
+    relative = u * (np.abs(a) + (table.shape[-1] + OPERATIONS) * (1.0 + np.abs(a - level))) + evidence_allowance(table, u)[..., None]
+    tiny = 2.0**-126 if u > UNITS["float64"] else 2.0**-1022
+    return np.asarray(np.where(np.isfinite(table), SECOND_ORDER * p * relative + tiny, 0.0))
