@@ -54,7 +54,7 @@ _MODULE_OF = {
     "ZeroEvidence": "errors",
     "CollapsedComponent": "errors",
 }
-_SUBMODULES = ("anatomy", "bounds", "families", "fit", "gallery", "importance", "models", "projection")
+_SUBMODULES = ("anatomy", "bounds", "families", "fit", "gallery", "importance", "models", "projection", "testing")
 
 __all__ = ["__version__", *_MODULE_OF, *_SUBMODULES]  # noqa: PLE0604 - all of them are strings
 

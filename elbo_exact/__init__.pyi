@@ -8,6 +8,7 @@ from elbo_exact import gallery as gallery
 from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
+from elbo_exact import testing as testing
 from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
@@ -92,6 +93,7 @@ __all__ = [
     "reverse_kl",
     "sample_posterior",
     "study",
+    "testing",
     "top_states",
     "total_variation",
 ]

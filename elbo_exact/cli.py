@@ -7,13 +7,15 @@ user, told in one line on stderr. Output is plain text without colors, or JSON t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import elbo_exact
+from elbo_exact._test_commands import add_commands
 
 __all__ = ["main", "parser"]
 
@@ -72,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
 
     figures = _command(commands, "figures", _figures, "draw what bounds do, with the numbers beside each picture")
     figures.add_argument("folder", metavar="DIR", help="an existing folder for .png and .csv files")
+
+    add_commands(functools.partial(_command, commands), _whole, _lines)
 
     _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
     cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
@@ -177,6 +181,22 @@ def _figures(options: argparse.Namespace) -> int:
     if options.json:
         _print(options, lambda: done, str)
     return OK
+
+
+def _lines(lines: Callable[[argparse.Namespace], Iterator[tuple[str, bool]]]) -> Callable[[argparse.Namespace], int]:
+    """A command that tells (line, fine?) as they come, and fails if one is not fine."""
+
+    def run(options: argparse.Namespace) -> int:
+        told = []
+        for line, fine in lines(options):
+            told.append({"line": line, "fine": fine})
+            if not options.json:
+                print(line, flush=True)
+        if options.json:
+            _print(options, lambda: told, str)
+        return OK if all(entry["fine"] for entry in told) else VIOLATED
+
+    return run
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -31,7 +31,8 @@ LAYERS = [
     {"gallery"},
     {"_study"},
     {"report", "plot", "_npz", "_doctor"},
-    {"_figures"},
+    {"_figures", "testing"},
+    {"_test_commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -59,6 +60,7 @@ FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST = 350  # lines
 TESTED_ELSEWHERE = {
+    "testing": ("test_testing.py", "strategies, assertions, fingerprints and mutants judge each other"),
     "__main__.py": ("test_cli.py", "it only calls the command line"),
     "errors.py": ("test_bad_input.py", "every error by its words, type and value"),
     "_study": ("test_study.py", "one study, several files"),

@@ -37,7 +37,9 @@ def precision(values: Any, dtype: str | None = None) -> tuple[str, float]:
     if "float" not in name and dtype is None:
         name = "float64"
     if name not in UNITS:
-        raise ValueError(f"actual and dtype must be {' or '.join(UNITS)}; got {name!r}, whose rounding leaves nothing to compare.")
+        raise ValueError(
+            f"actual and dtype must be {' or '.join(UNITS)}; got {name!r}, whose rounding leaves nothing to compare."
+        )
     return name, UNITS[name]
 
 
@@ -75,13 +77,12 @@ def elbo_allowance(pair: Pair, elbo: FloatArray, normalizer: FloatArray, u: floa
     by the same factor: (|log W| + u (T + sum q |b|)) (|elbo| + 1). Flushed subnormal weights: S tiny max |a - b|.
     """
     size_a, size_b = pair.mean_size(pair.q, pair.a), pair.mean_size(pair.q, pair.b)
-    both = np.where(np.isfinite(pair.a) & np.isfinite(pair.b), np.abs(pair.b) * (np.abs(pair.a) + np.abs(pair.b)), 0.0)
+    a, b = (np.where(np.isfinite(table), np.abs(table), 0.0) for table in (pair.a, pair.b))
     t = pair.n_states + OPERATIONS
     value = np.where(np.isfinite(elbo), np.abs(elbo), 0.0)
-    rounding = u * (t * (size_a + size_b) + (pair.q * both).sum(-1) + (t + size_b) * (value + 1.0))
+    rounding = u * (t * (size_a + size_b) + (pair.q * b * (a + b)).sum(-1) + (t + size_b) * (value + 1.0))
     scale = np.abs(normalizer) * (value + 1.0)
-    largest = np.where(np.isfinite(pair.a), np.abs(pair.a), 0.0).max(-1) + np.where(np.isfinite(pair.b), np.abs(pair.b), 0.0).max(-1)
-    flushed = pair.n_states * (2.0**-126 if u > UNITS["float64"] else 2.0**-1022) * largest
+    flushed = pair.n_states * (2.0**-126 if u > UNITS["float64"] else 2.0**-1022) * (a.max(-1) + b.max(-1))
     return np.asarray(SECOND_ORDER * (rounding + scale + flushed) + evidence_allowance(pair.a, u))
 
 
@@ -91,20 +92,22 @@ def kl_allowance(pair: Pair, elbo: FloatArray, normalizer: FloatArray, u: float)
 
 
 def gradient_allowance(pair: Pair, elbo: FloatArray, normalizer: FloatArray, u: float) -> FloatArray:
-    """Of q_z (a_z - b_z - elbo), entry by entry: q_z times (T u (|a_z| + |b_z| + |elbo|) + u |b_z| |e_z| + the ELBO's own allowance)."""
+    """Of q_z (a_z - b_z - elbo), entry by entry: q_z times (T u (|a_z| + |b_z| + |elbo|) + u |b_z| e_z + the ELBO's own allowance)."""
     a, b = (np.where(np.isfinite(table), np.abs(table), 0.0) for table in (pair.a, pair.b))
     value = np.where(np.isfinite(elbo), elbo, 0.0)
-    e = np.where(np.isfinite(pair.a) & np.isfinite(pair.b), np.abs(pair.a - pair.b - value[..., None]), 0.0)
+    e = a + b + np.abs(value)[..., None]
     own = np.asarray(elbo_allowance(pair, elbo, normalizer, u))[..., None]
     moved = np.abs(normalizer)[..., None] + u * (pair.n_states + OPERATIONS + b + pair.mean_size(pair.q, pair.b)[..., None])
     t = pair.n_states + OPERATIONS
-    return np.asarray(SECOND_ORDER * pair.q * (t * u * (a + b + np.abs(value)[..., None]) + moved * e + own))
+    return np.asarray(SECOND_ORDER * pair.q * ((t * u + moved) * e + own))
 
 
 def posterior_allowance(p: FloatArray, table: FloatArray, evidence: FloatArray, u: float) -> FloatArray:
     """Of exp(a_z - L), entry by entry: p_z times (u |a_z| + T u (1 + |a_z - L|) + the evidence's allowance), and flushed subnormals."""
     level = np.where(np.isfinite(evidence), evidence, 0.0)[..., None]
     a = np.where(np.isfinite(table), table, level)
-    relative = u * (np.abs(a) + (table.shape[-1] + OPERATIONS) * (1.0 + np.abs(a - level))) + evidence_allowance(table, u)[..., None]
+    relative = (
+        u * (np.abs(a) + (table.shape[-1] + OPERATIONS) * (1.0 + np.abs(a - level))) + evidence_allowance(table, u)[..., None]
+    )
     tiny = 2.0**-126 if u > UNITS["float64"] else 2.0**-1022
     return np.asarray(np.where(np.isfinite(table), SECOND_ORDER * p * relative + tiny, 0.0))

@@ -169,7 +169,9 @@ def assert_log_evidence(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, dtyp
     compare("log evidence", values, low - allowed, high + allowed, np.asarray(exact.log_evidence), allowed, explain)
 
 
-def assert_lower_bound(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, error: float = 0.0, dtype: str | None = None) -> None:
+def assert_lower_bound(
+    actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, error: float = 0.0, dtype: str | None = None
+) -> None:
     """Assert actual <= log p(x) in every row, in nats: what every ELBO, IWAE bound and tempered bound must satisfy.
 
     Parameters
@@ -199,7 +201,9 @@ def assert_lower_bound(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, error
     _bound_assertion("lower bound", actual, log_joint, error, dtype, 1.0)
 
 
-def assert_upper_bound(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, error: float = 0.0, dtype: str | None = None) -> None:
+def assert_upper_bound(
+    actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, error: float = 0.0, dtype: str | None = None
+) -> None:
     """Assert actual >= log p(x) in every row, in nats: EUBO, chi upper bound.
 
     Parameters
@@ -253,7 +257,12 @@ def assert_posterior(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, dtype: 
 
 
 def assert_gradient(
-    actual: npt.ArrayLike, log_joint: npt.ArrayLike, log_q: npt.ArrayLike, *, unnormalized: bool = True, dtype: str | None = None
+    actual: npt.ArrayLike,
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    unnormalized: bool = True,
+    dtype: str | None = None,
 ) -> None:
     """Assert that ``actual`` is the derivative of the ELBO in the logits of q.
 
@@ -332,7 +341,9 @@ def assert_monotone(actual: npt.ArrayLike, *, n_terms: int = 1, error: npt.Array
     trace = real_array(actual, "actual")
     if trace.ndim != 1:
         raise AssertionError(f"actual must be one trace of shape (n,); got {trace.shape}.")
-    room = np.broadcast_to(real_array(error, "error"), trace.shape) + n_terms * u * np.where(np.isfinite(trace), np.abs(trace), 0.0)
+    room = np.broadcast_to(real_array(error, "error"), trace.shape) + n_terms * u * np.where(
+        np.isfinite(trace), np.abs(trace), 0.0
+    )
     allowed = room[1:] + room[:-1]
     with np.errstate(invalid="ignore"):
         risen = (trace[1:] >= trace[:-1]) | (trace[1:] - trace[:-1] >= -allowed)
@@ -420,17 +431,18 @@ def _pair_assertion(
     )
 
 
-def _bound_assertion(
-    name: str, actual: Any, log_joint: npt.ArrayLike, error: float, dtype: str | None, sign: float
-) -> None:
+def _bound_assertion(name: str, actual: Any, log_joint: npt.ArrayLike, error: float, dtype: str | None, sign: float) -> None:
     _, u = precision(actual, dtype)
     table = log_table(log_joint, "log_joint")
     own = np.where((table > -np.inf).any(-1, keepdims=True), table, 0.0)
     exact, values = audit(table, own, unnormalized=True), numbers(actual, table.shape[:-1], name)
     allowed = error + elbo_allowance(Pair(table, own), np.asarray(exact.elbo), np.zeros(table.shape[:-1]), u)
     low, high = (np.asarray(end) for end in exact.interval("log_evidence"))
-    ends = (np.full(low.shape, -np.inf), high + allowed) if sign > 0.0 else (low - allowed, np.full(low.shape, np.inf))
-    compare(name, values, *ends, np.asarray(exact.log_evidence), np.asarray(allowed), lambda index: "")
+    if sign > 0.0:
+        low, high = np.full(low.shape, -np.inf), high + allowed
+    else:
+        low, high = low - allowed, np.full(low.shape, np.inf)
+    compare(name, values, low, high, np.asarray(exact.log_evidence), np.asarray(allowed), lambda index: "")
 
 
 def _explained(

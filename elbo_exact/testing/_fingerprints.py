@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +53,9 @@ class _Facts:
 
     @property
     def value(self) -> FloatArray:
-        return np.asarray({"elbo": self.exact.elbo, "reverse_kl": self.exact.gap, "log_evidence": self.exact.log_evidence}[self.quantity])
+        return np.asarray(
+            {"elbo": self.exact.elbo, "reverse_kl": self.exact.gap, "log_evidence": self.exact.log_evidence}[self.quantity]
+        )
 
     def mean(self, weights: FloatArray, table: FloatArray) -> FloatArray:
         """sum w * table over the states that have weight."""
@@ -140,12 +141,20 @@ def _candidates(
     yield from _LISTS[facts.quantity](facts, log_prior)
     yield "base-2 logs", "bits instead of nats; multiply by log 2", value / math.log(2.0)
     for name, size in scales.items():
-        yield f"scaled by {name}", f"multiplied by {name} = {size:g}: a factor inside a plate is counted once per element", value * size
+        yield (
+            f"scaled by {name}",
+            f"multiplied by {name} = {size:g}: a factor inside a plate is counted once per element",
+            value * size,
+        )
         yield f"divided by {name}", f"divided by {name} = {size:g}: a mean where a sum belongs", value / size
     yield "mean for sum", f"a mean over the {n_states} states where their sum belongs", value / n_states
     yield "scaled by S", f"multiplied by the number of states, {n_states}", value * n_states
     if n_rows > 1:
-        yield "sum over rows", f"the sum over all {n_rows} rows where each row has its own number", np.full(value.shape, value.sum())
+        yield (
+            "sum over rows",
+            f"the sum over all {n_rows} rows where each row has its own number",
+            np.full(value.shape, value.sum()),
+        )
         yield "mean over rows", f"the mean over all {n_rows} rows", np.full(value.shape, value.mean())
         yield "scaled by N", f"multiplied by the number of rows, {n_rows}", value * n_rows
         yield "mean for sum over rows", f"divided by the number of rows, {n_rows}", value / n_rows
@@ -162,7 +171,11 @@ def _elbo_candidates(facts: _Facts, log_prior: npt.ArrayLike | None) -> Iterator
     if log_prior is not None:
         yield "missing prior", "E_q[log p(x | z)] + H(q): add log p(z)", exact.elbo - facts.mean(facts.q, np.asarray(log_prior))
         yield "prior twice", "log p(z) is counted twice", exact.elbo + facts.mean(facts.q, np.asarray(log_prior))
-    yield "unnormalised q", "weights exp(logits) that do not sum to 1; use log_softmax", facts.mean(np.exp(facts.b), facts.a - facts.b)
+    yield (
+        "unnormalised q",
+        "weights exp(logits) that do not sum to 1; use log_softmax",
+        facts.mean(np.exp(facts.b), facts.a - facts.b),
+    )
     yield "unnormalised log q", "normalized weights, but logits where log q belongs", facts.mean(facts.q, facts.a - facts.b)
     yield "KL reversed", "log p(x) - KL(p || q); the ELBO is log p(x) - KL(q || p)", exact.log_evidence - exact.forward_kl
     yield "log-mean for mean-log", "log E_q[p/q], the evidence; the ELBO is E_q[log(p/q)]", exact.log_evidence
@@ -173,11 +186,15 @@ def _elbo_candidates(facts: _Facts, log_prior: npt.ArrayLike | None) -> Iterator
     yield "unweighted", "log(p/q) summed over the states without the weights q", (facts.a - log_q).sum(-1)
     yield "unweighted mean", "log(p/q) averaged over the states with equal weights", (facts.a - log_q).mean(-1)
     yield "entropy of p", "E_q[log p] + H(posterior)", log_p - facts.mean(facts.p, np.log(facts.p))
-    yield "missing states", "impossible states are skipped; a charged one makes the ELBO -inf", facts.mean(
-        np.where(np.isfinite(facts.a), facts.q, 0.0), facts.a - log_q
+    yield (
+        "missing states",
+        "impossible states are skipped; a charged one makes the ELBO -inf",
+        facts.mean(np.where(np.isfinite(facts.a), facts.q, 0.0), facts.a - log_q),
     )
-    yield "nan", "0 times log 0 is NaN here; mask the states that q does not charge", np.where(
-        (facts.q == 0.0).any(-1), np.nan, exact.elbo
+    yield (
+        "nan",
+        "0 times log 0 is NaN here; mask the states that q does not charge",
+        np.where((facts.q == 0.0).any(-1), np.nan, exact.elbo),
     )
     yield from _moved(facts, lambda p, q: _sum(q, p - q), log_q)
     yield from _clamped(facts, log_q)
@@ -227,18 +244,27 @@ def _kl_candidates(facts: _Facts, _: npt.ArrayLike | None) -> Iterator[tuple[str
     yield "unnormalised p", "sum q log(q/p) with a p that does not sum to 1", -np.asarray(exact.elbo)
     yield "missing entropy", "the cross entropy -E_q[log p] alone; subtract H(q)", -facts.mean(facts.q, log_p)
     yield "symmetrized", "KL(q || p) + KL(p || q)", np.asarray(exact.gap + exact.forward_kl)
-    yield "missing states", "states with p = 0 and q > 0 are skipped; they make KL(q || p) infinite", facts.mean(
-        np.where(np.isfinite(facts.a), facts.q, 0.0), log_q - log_p
+    yield (
+        "missing states",
+        "states with p = 0 and q > 0 are skipped; they make KL(q || p) infinite",
+        facts.mean(np.where(np.isfinite(facts.a), facts.q, 0.0), log_q - log_p),
     )
-    yield "nan", "0 times log 0 is NaN here; mask the states that q does not charge", np.where(
-        (facts.q == 0.0).any(-1), np.nan, exact.gap
+    yield (
+        "nan",
+        "0 times log 0 is NaN here; mask the states that q does not charge",
+        np.where((facts.q == 0.0).any(-1), np.nan, exact.gap),
     )
     yield "unweighted mean", "an average of log(q/p) with equal weights", (log_q - log_p).mean(-1)
     yield from ((n, w, -v) for n, w, v in _moved(facts, lambda p, q: _sum(q, p - q), log_q))
     for eps in EPSILONS:
         words = f"probabilities are clamped or shifted by {eps:.3g}; zeros must stay zero"
         p, q = np.exp(log_p), facts.q
-        for target, own in ((np.maximum(p, eps), q), (np.maximum(p, eps), np.maximum(q, eps)), (p + eps, q + eps), (p + eps, q)):
+        for target, own in (
+            (np.maximum(p, eps), q),
+            (np.maximum(p, eps), np.maximum(q, eps)),
+            (p + eps, q + eps),
+            (p + eps, q),
+        ):
             yield "zero probability clamped", words, facts.mean(own, np.log(own) - np.log(target))
             yield "zero probability clamped", words, facts.mean(q, np.log(own) - np.log(target))
 
@@ -248,8 +274,12 @@ def _evidence_candidates(facts: _Facts, _: npt.ArrayLike | None) -> Iterator[tup
     yield "mean for sum", "log of the mean over the states: log S is missing", evidence - math.log(n_states)
     yield "largest term", "the largest term alone: the rest of log-sum-exp is missing", facts.a.max(-1)
     yield "mean-log for log-mean", "a mean of logs where the log of a sum belongs", facts.a.mean(-1)
+    yield (
+        "no shift by the maximum",
+        "exp under- or overflows; subtract the largest entry first",
+        np.log(np.exp(facts.a).sum(-1)),
+    )
     yield "missing log", "the evidence itself; take its log", np.exp(evidence)
-    yield "no shift by the maximum", "exp under- or overflows; subtract the largest entry first", np.log(np.exp(facts.a).sum(-1))
     for eps in EPSILONS:
         words = f"probabilities are clamped or shifted by {eps:.3g}; zeros must stay zero"
         yield "zero probability clamped", words, np.log(np.exp(facts.a).sum(-1) + eps)

@@ -18,7 +18,9 @@ def numbers(actual: Any, shape: tuple[int, ...], name: str) -> FloatArray:
         actual = np.float64(actual)
     values = real_array(actual, "actual")
     if values.shape != shape:
-        raise AssertionError(f"{name}: expected shape {shape}, one number per row; got {values.shape}: a missing or extra sum or mean?")
+        raise AssertionError(
+            f"{name}: expected shape {shape}, one number per row; got {values.shape}: a missing or extra sum or mean?"
+        )
     return values
 
 

@@ -82,7 +82,9 @@ def assert_unbiased(
         ("exact", exact, math.isfinite(exact)),
     ):
         if not fine:
-            raise ValueError(f"{name} must be {'in (0, 1)' if name == 'alpha' else 'finite and, but for exact, >= 0'}; got {value!r}.")
+            raise ValueError(
+                f"{name} must be {'in (0, 1)' if name == 'alpha' else 'finite and, but for exact, >= 0'}; got {value!r}."
+            )
     state = _State(float(exact), float(variance), float(alpha), float(error))
     if not callable(samples):
         state.add(samples)

@@ -160,4 +160,4 @@ def derivative(function: Callable[[list[Number]], Number], point: Sequence[float
     """Partial derivative by a complex step."""
     moved: list[Number] = [complex(x) for x in point]
     moved[z] += 1j * STEP
-    return function(moved).imag / STEP
+    return float(function(moved).imag / STEP)

@@ -6,20 +6,18 @@ weight is then a normal number also in float32, and "q is zero" means the same i
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from elbo_exact._audit import audit
 from elbo_exact._validate import FloatArray
-from elbo_exact.evidence import log_evidence, posterior
+from elbo_exact.evidence import log_evidence
 from elbo_exact.families import Categorical
 from elbo_exact.models import Mixture
 from elbo_exact.space import LatentSpace
 from elbo_exact.testing._problem import Problem
-from elbo_exact.variational import elbo_gradient
+from elbo_exact.testing._warm import warm_up
 
 __all__ = ["Problem", "latent_spaces", "log_simplices", "log_tables", "mixtures", "problems"]
 
@@ -53,7 +51,7 @@ def log_tables(
     >>> find(log_tables(min_states=2), lambda table: bool(table[0] < table[1]))
     array([0.   , 0.125])
     """
-    _warm_up()
+    warm_up()
     sizes = st.integers(*_sizes(min_states, max_states))
     if n_rows is None:
         return sizes.flatmap(lambda n: _row(n, zeros))
@@ -78,7 +76,7 @@ def log_simplices(*, min_states: int = 1, max_states: int = 6, zeros: bool = Tru
     >>> find(log_simplices(min_states=2), lambda row: True).round(4)
     array([-0.6931, -0.6931])
     """
-    _warm_up()
+    warm_up()
     return st.integers(*_sizes(min_states, max_states)).flatmap(lambda n: _logits(n, zeros).map(_normalized))
 
 
@@ -104,9 +102,7 @@ def _drawn_problem(draw: Any, smallest: int, largest: int, corners: tuple[str, .
     return Problem(a, _normalized(logits))
 
 
-def problems(
-    *, min_states: int = 1, max_states: int = 6, corners: tuple[str, ...] = CORNERS
-) -> st.SearchStrategy[Problem]:
+def problems(*, min_states: int = 1, max_states: int = 6, corners: tuple[str, ...] = CORNERS) -> st.SearchStrategy[Problem]:
     """Pairs of log p(x, z) and log q(z), from every corner by default.
 
     Parameters
@@ -136,7 +132,7 @@ def problems(
     wanted = tuple(c for c in wanted if (c != "one_state" or smallest == 1) and (c != "disconnected" or largest > 1))
     if not wanted:
         raise ValueError(f"corners {corners!r} need other sizes than {smallest} to {largest} states.")
-    _warm_up()
+    warm_up()
     return _drawn_problem(smallest, largest, wanted)
 
 
@@ -183,7 +179,7 @@ def mixtures(
     >>> find(mixtures(), lambda model: model.n_components == 2).log_weights.round(4)
     array([-0.6931, -0.6931])
     """
-    _warm_up()
+    warm_up()
     return _drawn_mixture(max_components, max_columns, max_categories, zeros)
 
 
@@ -213,14 +209,3 @@ def _with_zeros(entries: st.SearchStrategy[list[int]], n: int, zeros: bool) -> s
 
 def _normalized(logits: FloatArray) -> FloatArray:
     return np.asarray(logits - log_evidence(logits) + 0.0)  # + 0.0: no -0.0 in what is printed
-
-
-@functools.cache
-def _warm_up() -> None:
-    """Compile when a strategy is built: the first call inside a test would miss Hypothesis' deadline of 200 ms."""
-    row = np.log([0.25, 0.75])
-    for table in (row, row[None, :]):
-        audit(table, table)
-        elbo_gradient(table, table)
-        posterior(table)
-        log_evidence(table)
