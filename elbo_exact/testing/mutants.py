@@ -114,8 +114,10 @@ def _shifted(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
 
 def _in_float32(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
     x, y = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    q = np.exp(y)
     with np.errstate(invalid="ignore"):
-        return np.where(np.exp(y) > 0, np.exp(y) * np.where(np.exp(y) > 0, x - y, 0), 0).sum(-1).astype(np.float64)
+        terms = np.where(q > 0, q * np.where(q > 0, x - y, np.float32(0)), np.float32(0))
+    return np.asarray(terms.sum(-1), np.float64)
 
 
 def _rolled(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
