@@ -261,3 +261,39 @@ def test_plugins_load_nothing_heavy() -> None:
         "heavy = {'numpy', 'numba', 'scipy', 'hypothesis'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LEAST_OF = 7
+ALLOWED_SECONDS = 0.03  # the promise of the plugin; imports of both hooks, without the interpreter's own start
+
+
+def test_plugins_cost_less_than_thirty_milliseconds() -> None:
+    code = (
+        "import time, importlib, os, sys\nt = time.perf_counter()\n"
+        "import elbo_exact.testing._pytest as p, elbo_exact.testing._hypothesis\np.pytest_configure(None)\n"
+        "print(time.perf_counter() - t)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(LEAST_OF)]
+    assert min(float(run.stdout) for run in runs) < ALLOWED_SECONDS
+
+
+def test_first_call_in_a_fresh_process_misses_no_deadline(tmp_path: Any) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from hypothesis import given\nfrom elbo_exact.testing import assert_elbo, assert_posterior, oracle\n"
+        "import elbo_exact as ee\nfrom elbo_exact.testing.strategies import problems\n\n@given(problems())\n"
+        "def test_it(p):\n    assert_elbo(oracle.elbo(p.log_joint.tolist(), p.log_q.tolist()), p.log_joint, p.log_q)\n"
+        "    assert_posterior(ee.posterior(p.log_joint), p.log_joint)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "elbo_exact.testing._pytest",
+        "-p",
+        "no:cacheprovider",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
