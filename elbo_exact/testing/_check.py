@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Signature", "check", "replace", "signature", "surviving_mutants", "test_file"]
+__all__ = ["Signature", "check", "diagnosis", "replace", "signature", "surviving_mutants", "test_file"]
 
 QUANTITIES = {
     "elbo": ("assert_elbo", "elbo"),
@@ -121,7 +121,41 @@ def check(found: Signature, examples: int = 2000) -> str | None:
         if not failures:
             raise
         problem, message = failures["last"]
-        return f"{found.target} fails on\n  {problem!r}\n{message}"
+        cause = diagnosis(found)
+        return f"{found.target} fails on\n  {problem!r}\n{message}" + (f"\non larger tables: {cause}" if cause else "")
+    return None
+
+
+def diagnosis(found: Signature) -> Any:
+    """The fingerprint that explains all rows of a batch; a small table has more than one explanation.
+
+    Batches of 8 random tables of 4 states, seeded: of full support, with a state that q misses, with one that p does not have, and with q on
+    one state almost.
+    """
+    import numpy as np
+
+    from elbo_exact.testing._fingerprints import fingerprint
+    from elbo_exact.testing._problem import Problem
+
+    function, rng = load(found.target), np.random.default_rng(0)
+    a, logits = rng.normal(-3.0, 2.0, (8, 4)), rng.normal(0.0, 1.0, (8, 4))
+    first = np.arange(4) == 1
+    for joint, own in (
+        (a, logits),
+        (a, np.where(first, -np.inf, logits)),
+        (np.where(first, -np.inf, a), logits),
+        (a, np.where(first, logits, logits - 50.0)),
+        (a + 1e5, logits),
+    ):
+        log_q = own - np.logaddexp.reduce(own, axis=-1, keepdims=True)
+        try:
+            with np.errstate(all="ignore"):
+                values = [float(found.call(function, Problem(*rows))) for rows in zip(joint, log_q, strict=True)]
+        except Exception:  # the assertion has told what is wrong; no more can be learned here
+            return None
+        cause = fingerprint(values, joint, log_q, quantity=found.quantity)
+        if cause is not None:
+            return cause
     return None
 
 

@@ -158,6 +158,9 @@ def _candidates(
         yield "mean over rows", f"the mean over all {n_rows} rows", np.full(value.shape, value.mean())
         yield "scaled by N", f"multiplied by the number of rows, {n_rows}", value * n_rows
         yield "mean for sum over rows", f"divided by the number of rows, {n_rows}", value / n_rows
+    for factor in range(2, 11):
+        yield f"scaled by {factor}", f"multiplied by {factor}: a repeated sum, a plate or a number of samples", value * factor
+        yield f"divided by {factor}", f"divided by {factor}: a mean where a sum belongs", value / factor
     for words, constant in (("log S", math.log(n_states)), ("log(2 pi)/2", 0.5 * math.log(2.0 * math.pi)), ("1", 1.0)):
         yield "constant dropped", f"too large by {words}", value + constant
         yield "constant dropped", f"too small by {words}", value - constant
