@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from elbo_exact.cli import main
 from elbo_exact.testing import _check
+from elbo_exact.testing.mutants import mutants
 
 MODULE = """
 import numpy as np
@@ -80,3 +82,11 @@ def test_written_file_passes(module: str, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "test_it.py").write_text(capsys.readouterr().out)
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_it.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("mutant", [m for m in mutants() if m.quantity in _check.QUANTITIES], ids=lambda m: m.name)
+def test_diagnosis_names_the_bug_of_every_mutant(mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "load", lambda target: mutant)
+    arguments = ("log_joint",) if mutant.quantity == "log_evidence" else ("log_joint", "log_q")
+    cause = _check.diagnosis(_check.Signature("any:thing", mutant.quantity, arguments, "numpy"))
+    assert cause.name == {"scaled by plate": "scaled by 3"}.get(mutant.fingerprint, mutant.fingerprint)

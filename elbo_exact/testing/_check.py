@@ -151,7 +151,7 @@ def diagnosis(found: Signature) -> Any:
         try:
             with np.errstate(all="ignore"):
                 values = [float(found.call(function, Problem(*rows))) for rows in zip(joint, log_q, strict=True)]
-        except Exception:  # the assertion has told what is wrong; no more can be learned here
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError):  # the failure itself has told what is wrong
             return None
         cause = fingerprint(values, joint, log_q, quantity=found.quantity)
         if cause is not None:
