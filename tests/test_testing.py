@@ -157,9 +157,8 @@ def test_a_right_iwae_passes(seed: int) -> None:
 
 
 def test_the_level_of_the_sequential_test_holds() -> None:
-    # 400 right estimators with a heavy tail, each watched for 2,000 values at alpha = 0.1: the count of rejections is at most
-    # Binomial(400, 0.1), which exceeds 40 + 6 * 6 with probability below 1e-8 (Hoeffding: exp(-2 * 36**2 / 400) = 1.5e-3 is not enough,
-    # Bernstein: exp(-36**2 / (2 * (36 + 12))) = 1.4e-6 for one fixed seed, which has been run)
+    # 400 right estimators with a long tail, each watched for 2,000 values at alpha = 0.1. The count of rejections is at most
+    # Binomial(400, 0.1), which exceeds 40 + 36 with probability below exp(-36**2 / (2 * (36 + 12))) = 1.4e-6 (Bernstein); the seed is fixed.
     rng, rejected = np.random.default_rng(7), 0
     for _ in range(400):
         try:

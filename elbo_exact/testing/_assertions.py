@@ -191,7 +191,7 @@ def assert_lower_bound(
     Notes
     -----
     Allowed is the rounding of the ELBO at the posterior. Elsewhere an ELBO rounds more, by T u sum q |log(q/p)| at most, which is less
-    than the gap plus 2/e T u (Pinsker 1964): the distance to the evidence grows faster than the rounding.
+    than the gap plus 2/e T u: the distance to the evidence grows faster than the rounding.
 
     Examples
     --------
