@@ -64,7 +64,7 @@ html_title = f"elbo_exact {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 FLAT_PAGES = (
-    *("index", "quickstart", "story", "bounds", "importance", "anatomy", "recipes", "cli", "tightness", "benchmarks", "zeros", "vae"),
+    *("index", "quickstart", "story", "bounds", "importance", "anatomy", "recipes", "testing", "cli", "tightness", "benchmarks", "zeros", "vae"),
     "numerics",
 )
 html_sidebars = {page: [] for page in FLAT_PAGES}  # pages without subpages have nothing to show there

@@ -7,13 +7,15 @@ user, told in one line on stderr. Output is plain text without colors, or JSON t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import elbo_exact
+from elbo_exact._test_commands import add_commands
 
 __all__ = ["main", "parser"]
 
@@ -85,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     vae.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of start, shuffles and noise, default %(default)s")
     vae.add_argument("--plot", metavar="DIR", help="an existing folder for five .png files")
+    add_commands(functools.partial(_command, commands), _whole, _lines)
 
     _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
     cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
@@ -216,6 +219,22 @@ def _vae(options: argparse.Namespace) -> int:
     else:
         print(f"{result.run.outcome.name}: {result.run.outcome.value} {result.run.detail}", *pictures, sep="\n")
     return OK if result.holds else VIOLATED
+
+
+def _lines(lines: Callable[[argparse.Namespace], Iterator[tuple[str, bool]]]) -> Callable[[argparse.Namespace], int]:
+    """A command that tells (line, fine?) as they come, and fails if one is not fine."""
+
+    def run(options: argparse.Namespace) -> int:
+        told = []
+        for line, fine in lines(options):
+            told.append({"line": line, "fine": fine})
+            if not options.json:
+                print(line, flush=True)
+        if options.json:
+            _print(options, lambda: told, str)
+        return OK if all(entry["fine"] for entry in told) else VIOLATED
+
+    return run
 
 
 def _doctor(options: argparse.Namespace) -> int:
