@@ -1,0 +1,126 @@
+"""A Gaussian family for the fused E-step: substitution or scaling, and scatter about the old means."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.blas import dsyrk, dtrsm
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.families import Gaussian
+from elbo_exact.families._diagonal import ETA, HALF_LOG_2PI
+from elbo_exact.families._gaussian_statistics import GaussianStatistics
+from elbo_exact.families._simplex import LIBM, LogSimplex, U
+from elbo_exact.families._triangular import condition
+from elbo_exact.kernels.mixture import diagonal_densities, diagonal_sums, triangular_densities, triangular_sums
+from elbo_exact.kernels.tiles import ROWS
+from elbo_exact.models import _mixture_statistics
+
+__all__ = ["parts"]
+
+WIDE = 24  # columns
+CANCELLED = 2.0**10  # scatter about old means over that about new ones: more costs more than three digits
+
+
+def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[Any, ...] | None:
+    """What ``_fused.Plan`` holds; None with missing values.
+
+    Errors as derived in ``families._diagonal`` and ``families._triangular``, whose spare roundings are those of the reciprocals here. With
+    c = log share - norm, the half square is at most |c| + |log joint|.
+    """
+    if np.isnan(x).any():
+        return None
+    n_states, n_columns = family.means.shape
+    factored = family.covariance in ("tied", "full")
+    scales = [family._scale(k) for k in range(n_states)]
+    logs = np.log([np.diagonal(scale) if factored else scale for scale in scales])
+    norm = np.array([math.fsum(row) for row in logs.tolist()]) + n_columns * HALF_LOG_2PI
+    size = np.abs(logs).sum(axis=1) + n_columns * HALF_LOG_2PI
+    constant = shares.normalized - norm
+    relative = np.full(n_states, (n_columns + 9.0) * U)
+    if factored:
+        spread = np.array([condition(scale) for scale in scales])
+        relative = (2.0 * (n_columns + 3) * spread + n_columns + 3) * U
+    rest = (LIBM + 5.0 * U) * size + shares.error + 3.0 * U * np.abs(shares.normalized) + n_columns * ETA
+    possible = shares.normalized > -np.inf
+    fixed = np.where(
+        possible, 1.01 * (relative * np.abs(np.where(possible, constant, 0.0)) + np.where(possible, rest, 0.0)), 0.0
+    )
+    errors = np.stack([fixed, 1.01 * (relative + 2.0 * U)])
+    means = np.array(family.means)
+
+    def finish(sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
+        return _statistics(family, means, sums, error)
+
+    if not factored:
+        shapes = ((n_states,), means.shape, means.shape)
+        return _diagonal_densities, _diagonal_sums, (means, 1.0 / np.array(scales), constant), errors, shapes, finish
+    shapes = ((n_states,), means.shape, (n_states, n_columns * n_columns))
+    factors = np.array(scales)
+    if n_columns >= WIDE:
+        transposed = np.array([np.asfortranarray(factor) for factor in factors])
+        return _wide_densities, _wide_sums, (means, transposed, constant), errors, shapes, finish
+    diagonal = np.arange(n_columns)
+    factors[:, diagonal, diagonal] = 1.0 / factors[:, diagonal, diagonal]
+    constants = means, factors.reshape(-1, n_columns), constant
+    return _triangular_densities, _triangular_sums, constants, errors, shapes, finish
+
+
+def _statistics(family: Gaussian, start: FloatArray, sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
+    """About the new means m + e: scatter = that about m, less weight e e^T. The relative error grows by what cancels."""
+    weights, first, second = sums
+    n_states, n_columns = start.shape
+    safe = np.where(weights > 0.0, weights, 1.0)[:, None]
+    moved = first / safe
+    squares = second if not family._factored else np.diagonal(second.reshape(n_states, n_columns, -1), axis1=1, axis2=2)
+    left = squares - weights[:, None] * moved * moved
+    used = np.broadcast_to(weights[:, None] > 0.0, left.shape)
+    if not (left[used] * CANCELLED > squares[used]).all():
+        return None
+    growth = float(np.max(squares[used] / left[used], initial=1.0))
+    if not family._factored:
+        scatter = left
+    else:
+        lower = second.reshape(n_states, n_columns, n_columns)
+        whole = lower + np.swapaxes(np.tril(lower, -1), 1, 2)
+        scatter = whole - (weights[:, None] * moved)[:, :, None] * moved[:, None, :]
+    table = np.array(np.broadcast_to(weights[:, None], start.shape))
+    seen = GaussianStatistics(table, start + moved, scatter)
+    return _mixture_statistics.MixtureStatistics(weights, (seen,)), 3.0 * error * growth
+
+
+def _diagonal_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
+    diagonal_densities(columns, *constants, table)
+
+
+def _diagonal_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+    diagonal_sums(columns, constants[0], table, *sums)
+
+
+def _triangular_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
+    triangular_densities(columns, *constants, np.empty((len(columns), ROWS)), table)
+
+
+def _triangular_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+    triangular_sums(columns, constants[0], table, np.zeros((len(columns) + 4, columns.shape[1])), *sums)
+
+
+def _wide_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
+    """The same by BLAS, which is faster from about WIDE columns."""
+    for row, mean, factor, constant in zip(table, *constants, strict=True):
+        # rows of z^T times L^T: in Fortran's order what is in C's order columns of L z = columns - mean
+        z = dtrsm(1.0, factor, (columns - mean[:, None]).T, side=1, lower=1, trans_a=1, overwrite_b=1)
+        row[:] = constant - 0.5 * np.einsum("nd,nd->n", z, z)
+
+
+def _wide_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+    for k, (weights, mean) in enumerate(zip(table, constants[0], strict=True)):
+        deviations = columns - mean[:, None]
+        sums[0][k] += weights.sum()
+        sums[1][k] += np.einsum("dn,n->d", deviations, weights)
+        deviations *= np.sqrt(weights)
+        # the upper triangle in Fortran's order is the lower one in C's
+        sums[2][k] += dsyrk(1.0, deviations.T, trans=1, lower=0).T.ravel()
