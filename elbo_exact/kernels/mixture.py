@@ -5,7 +5,7 @@ Loops run over rows or columns that lie side by side, one state at a time, in an
 
 from __future__ import annotations
 
-from elbo_exact.kernels._jit import OUT, OUT2, ROW, TABLE, kernel, void
+from elbo_exact.kernels._jit import BOOL, OUT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import log_of_sum, two_sum, weight
 from elbo_exact.kernels.tiles import ROWS, row_tiles
 from elbo_exact.kernels.tree import INF
@@ -15,6 +15,7 @@ __all__ = [
     "categorical_sums",
     "diagonal_densities",
     "diagonal_sums",
+    "moments",
     "responsibilities",
     "triangular_densities",
     "triangular_sums",
@@ -262,3 +263,22 @@ def weighted_total(counts, values, out):
         rest += low
         size += abs(product)
     out[0], out[1], out[2] = total, rest, size
+
+
+@kernel(void(TABLE, ROW, BOOL, OUT2))
+def moments(columns, center, products, out):
+    """Rows of out: ones, deviations from ``center``, their squares or (i by i, j <= i) their products."""
+    n_columns, n_rows = columns.shape
+    ones = out[0]
+    for n in range(n_rows):
+        ones[n] = 1.0
+    entry = n_columns + 1
+    for i in range(n_columns):
+        own, column, middle = out[1 + i], columns[i], center[i]
+        for n in range(n_rows):
+            own[n] = column[n] - middle
+        for j in range(0 if products else i, i + 1):
+            other, product = out[1 + j], out[entry]
+            for n in range(n_rows):
+                product[n] = own[n] * other[n]
+            entry += 1

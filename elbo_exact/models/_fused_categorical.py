@@ -56,9 +56,9 @@ def _padded(table: FloatArray, n_categories: int, n_states: int) -> FloatArray:
     return np.pad(own, ((0, 0), (0, 0), (0, n_categories - own.shape[2])))
 
 
-def _densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
+def _densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
     categorical_densities(columns, *constants, table)
 
 
-def _sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+def _sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
     categorical_sums(columns, table, *sums)

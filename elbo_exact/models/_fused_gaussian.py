@@ -15,7 +15,7 @@ from elbo_exact.families._diagonal import ETA, HALF_LOG_2PI
 from elbo_exact.families._gaussian_statistics import GaussianStatistics
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.families._triangular import condition
-from elbo_exact.kernels.mixture import diagonal_densities, diagonal_sums, triangular_densities, triangular_sums
+from elbo_exact.kernels.mixture import diagonal_densities, diagonal_sums, moments, triangular_densities, triangular_sums
 from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models import _mixture_statistics
 
@@ -52,21 +52,51 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
     errors = np.stack([fixed, 1.01 * (relative + 2.0 * U)])
     means = np.array(family.means)
 
+    shapes = ((n_states,), means.shape, (n_states, n_columns**2) if factored else means.shape)
+    center = np.exp(shares.normalized) @ means
+
     def finish(sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
+        if len(sums) == 1:
+            return _statistics(family, np.broadcast_to(center, means.shape), _apart(sums[0], shapes), error)
         return _statistics(family, means, sums, error)
 
+    add: Any = _triangular_sums if factored else _diagonal_sums
+    if _close(family, means - center, possible) and not (factored and n_columns >= WIDE):
+        n_products = n_columns * (n_columns + 1) // 2 if factored else n_columns
+        add, shapes_of_sums = (_pooled_products if factored else _pooled_squares), ((n_states, 1 + n_columns + n_products),)
+    else:
+        shapes_of_sums = shapes
     if not factored:
-        shapes = ((n_states,), means.shape, means.shape)
-        return _diagonal_densities, _diagonal_sums, (means, 1.0 / np.array(scales), constant), errors, shapes, finish
-    shapes = ((n_states,), means.shape, (n_states, n_columns * n_columns))
+        return _diagonal_densities, add, (means, 1.0 / np.array(scales), constant, center), errors, shapes_of_sums, finish
     factors = np.array(scales)
     if n_columns >= WIDE:
         transposed = np.array([np.asfortranarray(factor) for factor in factors])
-        return _wide_densities, _wide_sums, (means, transposed, constant), errors, shapes, finish
+        return _wide_densities, _wide_sums, (means, transposed, constant, center), errors, shapes, finish
     diagonal = np.arange(n_columns)
     factors[:, diagonal, diagonal] = 1.0 / factors[:, diagonal, diagonal]
-    constants = means, factors.reshape(-1, n_columns), constant
-    return _triangular_densities, _triangular_sums, constants, errors, shapes, finish
+    constants = means, factors.reshape(-1, n_columns), constant, center
+    return _triangular_densities, add, constants, errors, shapes_of_sums, finish
+
+
+def _close(family: Gaussian, apart: FloatArray, possible: npt.NDArray[np.bool_]) -> bool:
+    """Whether sums about one center for all states lose no more than three digits, as far as the old parameters tell."""
+    variances = family.covariances
+    if family._factored:
+        variances = np.diagonal(variances, axis1=-2, axis2=-1)
+    elif family.covariance == "spherical":
+        variances = variances[:, None]
+    return bool(((apart * apart)[possible] < 0.25 * CANCELLED * np.broadcast_to(variances, apart.shape)[possible]).all())
+
+
+def _apart(sums: FloatArray, shapes: tuple[Any, ...]) -> list[FloatArray]:
+    """Weights, first and second sums from the rows of `moments`; of products the lower triangle."""
+    n_states, n_columns = shapes[1]
+    second = sums[:, 1 + n_columns :]
+    if second.shape != shapes[2]:
+        square = np.zeros((n_states, n_columns, n_columns))
+        square[:, *np.tril_indices(n_columns)] = second
+        second = square.reshape(shapes[2])
+    return [sums[:, 0], sums[:, 1 : 1 + n_columns], second]
 
 
 def _statistics(family: Gaussian, start: FloatArray, sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
@@ -92,31 +122,46 @@ def _statistics(family: Gaussian, start: FloatArray, sums: list[FloatArray], err
     return _mixture_statistics.MixtureStatistics(weights, (seen,)), 3.0 * error * growth
 
 
-def _diagonal_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
-    diagonal_densities(columns, *constants, table)
+def _diagonal_densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
+    diagonal_densities(columns, *constants[:3], table)
 
 
-def _diagonal_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+def _diagonal_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
     diagonal_sums(columns, constants[0], table, *sums)
 
 
-def _triangular_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
-    triangular_densities(columns, *constants, np.empty((len(columns), ROWS)), table)
+def _triangular_densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
+    triangular_densities(columns, *constants[:3], np.empty((len(columns), ROWS)), table)
 
 
-def _triangular_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+def _triangular_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
     triangular_sums(columns, constants[0], table, np.zeros((len(columns) + 4, columns.shape[1])), *sums)
 
 
-def _wide_densities(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray) -> None:
+def _pooled_products(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
+    """All states at once: one matrix product with the moments about a common center."""
+    _pooled(columns, constants[3], True, table, sums[0])
+
+
+def _pooled_squares(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
+    _pooled(columns, constants[3], False, table, sums[0])
+
+
+def _pooled(columns: FloatArray, center: FloatArray, products: bool, table: FloatArray, sums: FloatArray) -> None:
+    rows = np.empty((sums.shape[1], columns.shape[1]))
+    moments(columns, center, products, rows)
+    sums += table @ rows.T
+
+
+def _wide_densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
     """The same by BLAS, which is faster from about WIDE columns."""
-    for row, mean, factor, constant in zip(table, *constants, strict=True):
+    for row, mean, factor, constant in zip(table, *constants[:3], strict=True):
         # rows of z^T times L^T: in Fortran's order what is in C's order columns of L z = columns - mean
         z = dtrsm(1.0, factor, (columns - mean[:, None]).T, side=1, lower=1, trans_a=1, overwrite_b=1)
         row[:] = constant - 0.5 * np.einsum("nd,nd->n", z, z)
 
 
-def _wide_sums(columns: FloatArray, constants: tuple[Any, ...], table: FloatArray, sums: list[FloatArray]) -> None:
+def _wide_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
     for k, (weights, mean) in enumerate(zip(table, constants[0], strict=True)):
         deviations = columns - mean[:, None]
         sums[0][k] += weights.sum()
