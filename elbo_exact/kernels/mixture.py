@@ -11,8 +11,6 @@ from elbo_exact.kernels.tiles import ROWS, row_tiles
 from elbo_exact.kernels.tree import INF
 
 __all__ = [
-    "categorical_densities",
-    "categorical_sums",
     "diagonal_densities",
     "diagonal_sums",
     "moments",
@@ -26,24 +24,6 @@ U = 2.0**-53
 NEGLIGIBLE = -800.0  # exp of it is below the smallest double
 
 
-@kernel(void(TABLE, TABLE, ROW, OUT2))
-def categorical_densities(columns, logs, constants, out):
-    """out[k, n] = constants[k] + sum over d of logs[k, d * C + columns[d, n]]; NaN and what is no category add nothing."""
-    n_columns, n_rows = columns.shape
-    n_categories = logs.shape[1] // n_columns
-    for k in range(out.shape[0]):
-        row = out[k]
-        for n in range(n_rows):
-            row[n] = constants[k]
-        for d in range(n_columns):
-            column = columns[d]
-            for c in range(n_categories):
-                term = logs[k, d * n_categories + c]
-                code = float(c)
-                for n in range(n_rows):
-                    row[n] += term if column[n] == code else 0.0
-
-
 @kernel
 def folded(lanes):
     """Sum of ROWS lanes by halving."""
@@ -53,29 +33,6 @@ def folded(lanes):
             lanes[i] += lanes[i + width]
         width //= 2
     return lanes[0]
-
-
-@kernel(void(TABLE, TABLE, OUT, OUT2))
-def categorical_sums(columns, weights, totals, sums):
-    """totals[k] += weights[k, n], and sums[k, d * C + c] += weights[k, n] for every columns[d, n] = c; ROWS divides n."""
-    n_columns, n_rows = columns.shape
-    n_categories = sums.shape[1] // n_columns
-    lanes = row_tiles()[0]
-    for k in range(weights.shape[0]):
-        for entry in range(n_columns * n_categories + 1):
-            column = columns[min(entry // n_categories, n_columns - 1)]
-            code = float(entry % n_categories)
-            every = entry == n_columns * n_categories
-            for i in range(ROWS):
-                lanes[i] = 0.0
-            for first in range(0, n_rows, ROWS):
-                w, x = weights[k, first : first + ROWS], column[first : first + ROWS]
-                for i in range(ROWS):
-                    lanes[i] += w[i] if (x[i] == code or every) else 0.0
-            if every:
-                totals[k] += folded(lanes)
-            else:
-                sums[k, entry] += folded(lanes)
 
 
 @kernel(void(TABLE, TABLE, TABLE, ROW, OUT2))

@@ -26,14 +26,14 @@ __all__ = ["fused_expectation"]
 
 BLOCK = 1024  # rows
 TASK = 16  # blocks of a task
+LOWEST = -1e7  # below it rows may be impossible
 SMALL = 1e-3  # as in fit.table: where first-order errors are trusted
 
 
 class Plan(NamedTuple):
     """Compiled densities and sums of one model: what they need, and what becomes of the sums."""
 
-    densities: Callable[..., None]
-    sums: Callable[..., None]
+    block: Callable[..., tuple[Any, Any]]  # (columns, constants) -> log joints of the block, and what adds its sums
     constants: tuple[Any, ...]
     errors: FloatArray  # (2, K): a log joint is off by at most errors[0] + errors[1] * |log joint|
     shapes: tuple[tuple[int, ...], ...]  # of the sums
@@ -53,7 +53,7 @@ def fused_expectation(
     parts = run(_task, calls, executor)
     known = np.concatenate([part[0] for part in parts], axis=1)
     log_evidence, error, worst = known[0], known[2], float(known[3].max())
-    if not (np.isfinite(log_evidence).all() and worst < SMALL):
+    if not ((log_evidence > LOWEST) & (log_evidence < np.inf)).all() or not worst < SMALL:
         return None
     sums = [np.zeros(shape) for shape in plan.shapes]
     for part in parts:
@@ -87,8 +87,9 @@ def _task(plan: Plan, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArr
         columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
         columns[:, last - first :] = x[last - 1][:, None]  # rows that fill the last tile weigh nothing
         table, own = np.empty((plan.errors.shape[1], width)), np.empty((4, width))
-        plan.densities(columns, plan.constants, table)
+        densities, add = plan.block(columns, plan.constants)
+        densities(table)
         responsibilities(plan.errors, weights, table, own)
-        plan.sums(columns, plan.constants, table, sums)
+        add(table, sums)
         known[:, first:last] = own[:, : last - first]
     return known, sums

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,16 @@ __all__ = ["parts"]
 
 WIDE = 24  # columns
 CANCELLED = 2.0**10  # scatter about old means over that about new ones: more costs more than three digits
+
+
+class _Block(NamedTuple):
+    """Log joints of a block of rows, and what adds its sums."""
+
+    densities: Callable[..., None]
+    sums: Callable[..., None]
+
+    def __call__(self, columns: FloatArray, constants: Any) -> tuple[Any, Any]:
+        return partial(self.densities, columns, constants), partial(self.sums, columns, constants)
 
 
 def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[Any, ...] | None:
@@ -52,7 +64,7 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
     errors = np.stack([fixed, 1.01 * (relative + 2.0 * U)])
     means = np.array(family.means)
 
-    shapes = ((n_states,), means.shape, (n_states, n_columns**2) if factored else means.shape)
+    shapes: tuple[Any, ...] = ((n_states,), means.shape, (n_states, n_columns**2) if factored else means.shape)
     center = np.exp(shares.normalized) @ means
 
     def finish(sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
@@ -60,22 +72,27 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
             return _statistics(family, np.broadcast_to(center, means.shape), _apart(sums[0], shapes), error)
         return _statistics(family, means, sums, error)
 
+    shapes_of_sums: tuple[Any, ...] = shapes
     add: Any = _triangular_sums if factored else _diagonal_sums
     if _close(family, means - center, possible) and not (factored and n_columns >= WIDE):
         n_products = n_columns * (n_columns + 1) // 2 if factored else n_columns
         add, shapes_of_sums = (_pooled_products if factored else _pooled_squares), ((n_states, 1 + n_columns + n_products),)
-    else:
-        shapes_of_sums = shapes
     if not factored:
-        return _diagonal_densities, add, (means, 1.0 / np.array(scales), constant, center), errors, shapes_of_sums, finish
+        return (
+            _Block(_diagonal_densities, add),
+            (means, 1.0 / np.array(scales), constant, center),
+            errors,
+            shapes_of_sums,
+            finish,
+        )
     factors = np.array(scales)
     if n_columns >= WIDE:
         transposed = np.array([np.asfortranarray(factor) for factor in factors])
-        return _wide_densities, _wide_sums, (means, transposed, constant, center), errors, shapes, finish
+        return _Block(_wide_densities, _wide_sums), (means, transposed, constant, center), errors, shapes, finish
     diagonal = np.arange(n_columns)
     factors[:, diagonal, diagonal] = 1.0 / factors[:, diagonal, diagonal]
     constants = means, factors.reshape(-1, n_columns), constant, center
-    return _triangular_densities, add, constants, errors, shapes_of_sums, finish
+    return _Block(_triangular_densities, add), constants, errors, shapes_of_sums, finish
 
 
 def _close(family: Gaussian, apart: FloatArray, possible: npt.NDArray[np.bool_]) -> bool:
@@ -123,7 +140,8 @@ def _statistics(family: Gaussian, start: FloatArray, sums: list[FloatArray], err
 
 
 def _diagonal_densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
-    diagonal_densities(columns, *constants[:3], table)
+    means, inverse, constant, _ = constants
+    diagonal_densities(columns, means, inverse, constant, table)
 
 
 def _diagonal_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
@@ -131,7 +149,8 @@ def _diagonal_sums(columns: FloatArray, constants: Any, table: FloatArray, sums:
 
 
 def _triangular_densities(columns: FloatArray, constants: Any, table: FloatArray) -> None:
-    triangular_densities(columns, *constants[:3], np.empty((len(columns), ROWS)), table)
+    means, factors, constant, _ = constants
+    triangular_densities(columns, means, factors, constant, np.empty((len(columns), ROWS)), table)
 
 
 def _triangular_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
