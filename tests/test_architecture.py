@@ -72,6 +72,7 @@ TESTED_ELSEWHERE = {
     "families/_gaussian_step.py": ("test_gaussian.py", "its M-step"),
     "families/_factorials.py": ("test_poisson.py", "beside the densities that need it"),
     "models/_fused.py": ("test_expectation.py", "one E-step, its parts by family"),
+    "models/_scratch.py": ("test_expectation.py", "likewise"),
     "models/_fused_categorical.py": ("test_expectation.py", "likewise"),
     "models/_fused_gaussian.py": ("test_expectation.py", "likewise"),
     "models/_mixture_statistics.py": ("test_mixture.py", "what its methods take and return"),

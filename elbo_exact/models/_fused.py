@@ -21,6 +21,7 @@ from elbo_exact.kernels.mixture import responsibilities
 from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models import _fused_categorical, _fused_gaussian
 from elbo_exact.models._expected import Expected
+from elbo_exact.models._scratch import scratch
 
 __all__ = ["fused_expectation"]
 
@@ -83,10 +84,10 @@ def _task(plan: Plan, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArr
     for first in range(0, len(x), BLOCK):
         last = min(first + BLOCK, len(x))
         width = -(last - first) % ROWS + last - first
-        columns, weights = np.empty((x.shape[1], width)), np.zeros(width)
+        columns, weights = scratch("columns", (x.shape[1], width)), np.zeros(width)
         columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
         columns[:, last - first :] = x[last - 1][:, None]  # rows that fill the last tile weigh nothing
-        table, own = np.empty((plan.errors.shape[1], width)), np.empty((4, width))
+        table, own = scratch("table", (plan.errors.shape[1], width)), scratch("own", (4, width))
         densities, add = plan.block(columns, plan.constants)
         densities(table)
         responsibilities(plan.errors, weights, table, own)

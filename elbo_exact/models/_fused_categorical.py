@@ -10,6 +10,7 @@ from elbo_exact._validate import FloatArray
 from elbo_exact.families import Categorical
 from elbo_exact.families._simplex import LogSimplex, U
 from elbo_exact.models import _mixture_statistics
+from elbo_exact.models._scratch import scratch
 
 __all__ = ["parts"]
 
@@ -53,7 +54,7 @@ def parts(shares: LogSimplex, components: tuple[Any, ...]) -> tuple[Any, ...] | 
 def _block(columns: FloatArray, constants: Any) -> tuple[Any, Any]:
     logs, shares, n_categories = constants
     n_columns, n_rows = columns.shape
-    seen = np.empty((n_categories, n_columns, n_rows))
+    seen = scratch("seen", (n_categories, n_columns, n_rows))
     for category, table in enumerate(seen):
         np.equal(columns, float(category), out=table)  # no missing value equals a category
     seen = seen.reshape(-1, n_rows)

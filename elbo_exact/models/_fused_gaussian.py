@@ -20,6 +20,7 @@ from elbo_exact.families._triangular import condition
 from elbo_exact.kernels.mixture import diagonal_densities, diagonal_sums, moments, triangular_densities, triangular_sums
 from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models import _mixture_statistics
+from elbo_exact.models._scratch import scratch
 
 __all__ = ["parts"]
 
@@ -167,7 +168,7 @@ def _pooled_squares(columns: FloatArray, constants: Any, table: FloatArray, sums
 
 
 def _pooled(columns: FloatArray, center: FloatArray, products: bool, table: FloatArray, sums: FloatArray) -> None:
-    rows = np.empty((sums.shape[1], columns.shape[1]))
+    rows = scratch("moments", (sums.shape[1], columns.shape[1]))
     moments(columns, center, products, rows)
     sums += table @ rows.T
 
@@ -176,13 +177,21 @@ def _wide_densities(columns: FloatArray, constants: Any, table: FloatArray) -> N
     """The same by BLAS, which is faster from about WIDE columns."""
     for row, mean, factor, constant in zip(table, *constants[:3], strict=True):
         # rows of z^T times L^T: in Fortran's order what is in C's order columns of L z = columns - mean
-        z = dtrsm(1.0, factor, (columns - mean[:, None]).T, side=1, lower=1, trans_a=1, overwrite_b=1)
+        z = dtrsm(
+            1.0,
+            factor,
+            np.subtract(columns, mean[:, None], out=scratch("deviations", columns.shape)).T,
+            side=1,
+            lower=1,
+            trans_a=1,
+            overwrite_b=1,
+        )
         row[:] = constant - 0.5 * np.einsum("nd,nd->n", z, z)
 
 
 def _wide_sums(columns: FloatArray, constants: Any, table: FloatArray, sums: list[FloatArray]) -> None:
     for k, (weights, mean) in enumerate(zip(table, constants[0], strict=True)):
-        deviations = columns - mean[:, None]
+        deviations = np.subtract(columns, mean[:, None], out=scratch("deviations", columns.shape))
         sums[0][k] += weights.sum()
         sums[1][k] += np.einsum("dn,n->d", deviations, weights)
         deviations *= np.sqrt(weights)
