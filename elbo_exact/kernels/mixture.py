@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 U = 2.0**-53
-NEGLIGIBLE = -800.0  # exp of it is below the smallest double
+NEGLIGIBLE = -660.0  # posteriors below 2**-952 are taken as 0, so that no subnormal number enters a sum
 
 
 @kernel
@@ -190,9 +190,10 @@ def responsibilities(errors, counts, table, known):
         fixed, relative = errors[0, k], errors[1, k]
         for n in range(n_rows):
             x = row[n]
-            w = weight(x, top[n])
-            error = fixed + relative * abs(x)
             alive = x > top[n] + NEGLIGIBLE
+            w = weight(x if alive else top[n], top[n])
+            w = w if alive else 0.0
+            error = fixed + relative * abs(x)
             error = error if alive else 0.0
             worst[n] = error if error > worst[n] else worst[n]
             mean_error[n] += w * error
