@@ -291,7 +291,7 @@ def test_a_model_with_its_own_e_step_takes_the_same_path() -> None:
     model, n_steps = start(3), 12
     own = fit_em(OwnExpectation(model), PATTERNS.tolist(), weights=COUNTS, max_iter=n_steps, tolerance=0.0)
     table = fit_em(model, PATTERNS, weights=COUNTS, max_iter=n_steps, tolerance=0.0)
-    assert np.array_equal(own.trace, table.trace)
+    assert (np.abs(own.trace - table.trace) <= 1e-9).all()  # a dozen steps apart by rounding
     assert (np.abs(own.gains - table.gains) <= own.gain_errors + table.gain_errors).all()
     converged = fit_em(OwnExpectation(model), PATTERNS, weights=COUNTS)
     assert converged.outcome is Outcome.CONVERGED

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.table import expected_by_table, posterior_and_error
+from elbo_exact.kernels.mixture import weighted_total
 from elbo_exact.models._expected import Expected, Posterior
 
 __all__ = ["Expectation", "Observations", "checked_counts", "expectation", "observations", "weighted_sum"]
@@ -69,13 +70,17 @@ def expectation(model: Any, data: Observations) -> Expectation:
 
 
 def weighted_sum(counts: FloatArray, values: FloatArray, errors: FloatArray) -> tuple[float, float]:
-    """Sum of count * value: one rounding per product and one of the exact sum; -inf is exact."""
-    products = counts * values
-    total = math.fsum(products.tolist())
-    if total == -math.inf:
-        return total, 0.0
-    spread = math.fsum((counts * errors).tolist()) + U * math.fsum(np.abs(products).tolist())
-    return total, 1.01 * (spread + U * abs(total) + len(counts) * ETA)
+    """Sum of count * value: one rounding per product, one of the sum, and (n u)^2 of its size; -inf is exact."""
+    out = np.empty(3)
+    with np.errstate(all="ignore"):
+        weighted_total(np.ascontiguousarray(counts), np.ascontiguousarray(values), out)
+    total, size = float(out[0] + out[1]), float(out[2])
+    if not math.isfinite(total):
+        total = math.fsum((counts * values).tolist())
+        return total, 0.0 if total == -math.inf else math.inf
+    n_rows = len(counts)
+    spread = float((counts * errors).sum()) + (U + (n_rows * U) ** 2) * size
+    return total, 1.01 * (spread + U * abs(total) + n_rows * ETA)
 
 
 def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, prior: Any, executor: Any) -> Observations:

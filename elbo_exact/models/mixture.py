@@ -13,7 +13,6 @@ import numpy.typing as npt
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
-from elbo_exact.families._columns import scaled
 from elbo_exact.families._rounding import log_prior, log_prior_change, rounding_loss, summed_change
 from elbo_exact.families._simplex import (
     LogSimplex,
@@ -25,34 +24,12 @@ from elbo_exact.families._simplex import (
     simplex_change,
     uniform_simplex,
 )
+from elbo_exact.models._expected import Expected
+from elbo_exact.models._fused import fused_expectation
+from elbo_exact.models._mixture_statistics import MixtureStatistics
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Mixture", "MixtureStatistics"]
-
-
-@dataclass(frozen=True, eq=False)
-class MixtureStatistics:
-    """Expected counts of a mixture; those of two batches add up. Also the form of a prior: imaginary observations.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (K,)
-        Expected number of observations of each class.
-    components : tuple
-        The statistics of each family: (K, C) counts of a ``Categorical``; in a prior what the family's ``maximize`` takes, or None.
-    """
-
-    weights: FloatArray
-    components: tuple[Any, ...]
-
-    def __add__(self, other: MixtureStatistics) -> MixtureStatistics:
-        """The statistics of both batches together."""
-        pairs = zip(self.components, other.components, strict=True)
-        return MixtureStatistics(self.weights + other.weights, tuple(mine + theirs for mine, theirs in pairs))
-
-    def scaled(self, factor: float) -> MixtureStatistics:
-        """The statistics of the same observations, each seen ``factor`` times as often."""
-        return MixtureStatistics(self.weights * factor, tuple(scaled(part, factor) for part in self.components))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +187,20 @@ class Mixture:
         for (column, family), theirs in zip(self._pairs(x), other.components, strict=True):
             terms.append(family.log_density_change(theirs, column))
         return summed_change(terms)
+
+    def observations(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The rows of x, checked; what `expectation` and all that takes rows accept."""
+        rows = self._checked(x)
+        for column, family in self._pairs(rows):
+            getattr(family, "_checked", family.log_density)(column)
+        return rows
+
+    def expectation(self, x: npt.NDArray[Any], counts: FloatArray, executor: Any = None) -> Expected | None:
+        """Log evidence of every row and expected statistics in one compiled pass; None where tables have to be made instead.
+
+        ``x`` as `observations` returned it.
+        """
+        return fused_expectation(self._shares, self.components, x, counts, executor)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> MixtureStatistics:
         """Expected counts under a weight table, additive over batches.
