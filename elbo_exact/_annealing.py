@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._bound_results import Options
 from elbo_exact._engine import check_arithmetic, pair_results, shaped
 from elbo_exact._parallel import row_ranges, run
-from elbo_exact._validate import FloatArray, broadcast_rows, integer, log_table, one_of, real_array, same_states
+from elbo_exact._validate import FloatArray, broadcast_rows, integer, log_table, one_of, real_array, same_states, temperatures
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.annealing import GAP, GAP_BOUND, N_ANNEALED, VARIANCE, VARIANCE_BOUND, annealing_rows
 from elbo_exact.kernels.rows import OUT_EVIDENCE
 from elbo_exact.space import LatentSpace
 
-__all__ = ["AisMoments", "ais", "ais_moments", "ais_results", "temperatures"]
+__all__ = ["AisMoments", "ais", "ais_moments", "ais_results"]
 
 U = 2.0**-53
 R_VALUE, R_BOUND, R_GAP, R_GAP_BOUND, R_VARIANCE, R_VARIANCE_BOUND = range(6)  # columns of ``ais_results``
@@ -44,6 +45,8 @@ def ais(
     sweeps: int = 1,
     side: str = "lower",
     unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
 ) -> Any:
     """Expected log-weight of annealed importance sampling, a lower bound on log p(x), or of its reverse, an upper bound.
 
@@ -61,8 +64,8 @@ def ais(
         Sweeps at each temperature.
     side : {"lower", "upper"}
         The upper bound starts from the posterior and uses the time-reversed kernels; a reversed sweep runs last to first.
-    unnormalized : bool
-        Accept logits: q = exp(log_q) / sum exp(log_q).
+    unnormalized, nan_policy, executor
+        As in `elbo`.
 
     Returns
     -------
@@ -97,7 +100,8 @@ def ais(
     >>> print(f"{ee.log_evidence(log_joint):.6f}")
     -0.510826
     """
-    results, batch = ais_results(log_joint, log_q, betas, kernels, space, sweeps, side, unnormalized, False)
+    options = Options(unnormalized, nan_policy, executor)
+    results, batch = ais_results(log_joint, log_q, betas, kernels, space, sweeps, side, False, options)
     return shaped(results[:, R_VALUE], batch)
 
 
@@ -111,12 +115,14 @@ def ais_moments(
     sweeps: int = 1,
     side: str = "lower",
     unnormalized: bool = False,
+    nan_policy: str = "raise",
+    executor: Any = None,
 ) -> AisMoments:
     """Mean and variance of the log-weight of one annealed particle, exactly.
 
     Parameters
     ----------
-    log_joint, log_q, betas, kernels, space, sweeps, side, unnormalized
+    log_joint, log_q, betas, kernels, space, sweeps, side, unnormalized, nan_policy, executor
         As in `ais`; the upper side is the log-weight of the reverse chain.
 
     Returns
@@ -142,7 +148,8 @@ def ais_moments(
     >>> print(f"{moments.mean:.6f} {moments.variance:.6f}")
     -0.532067 0.042511
     """
-    results, batch = ais_results(log_joint, log_q, betas, kernels, space, sweeps, side, unnormalized, True)
+    options = Options(unnormalized, nan_policy, executor)
+    results, batch = ais_results(log_joint, log_q, betas, kernels, space, sweeps, side, True, options)
     columns = (R_VALUE, R_VARIANCE, R_BOUND, R_VARIANCE_BOUND)
     return AisMoments(*(shaped(results[:, column], batch) for column in columns))
 
@@ -156,8 +163,8 @@ def ais_results(
     space: LatentSpace | None,
     sweeps: int,
     side: str,
-    unnormalized: bool,
     moments: bool,
+    options: Options,
 ) -> tuple[FloatArray, tuple[int, ...]]:
     """Columns (value, bound, distance to log p(x), bound, variance, bound) of every row, and the batch's shape.
 
@@ -168,7 +175,7 @@ def ais_results(
     """
     path, upper = temperatures(betas), one_of(side, "side", SIDES) == "upper"
     repeats = integer(sweeps, "sweeps", 1)
-    checked, batch = pair_results(log_joint, log_q, False, unnormalized, "raise", None)
+    checked, batch = pair_results(log_joint, log_q, False, options.unnormalized, options.nan_policy, options.executor)
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     a, b = broadcast_rows(target, same_states(target, "log_joint", q, "log_q")), broadcast_rows(q, batch)
     layout, matrices, slack = _transitions(kernels, space, path, a, b, batch)
@@ -178,7 +185,7 @@ def ais_results(
     for first, last in row_ranges(len(checked), work):
         parts = tuple(table[first:last] if len(table) > 1 else table for table in (a, b, matrices))
         calls.append((*parts[:2], parts[2].reshape(-1, a.shape[1]), path, layout, repeats, upper, moments, last - first))
-    found = np.concatenate(run(_annealing_task, calls) or [np.empty((0, N_ANNEALED))])
+    found = np.concatenate(run(_annealing_task, calls, options.executor) or [np.empty((0, N_ANNEALED))])
     found[:, VARIANCE_BOUND] += 2.02 * slack * _range_of_ratios(a, b) ** 2 if slack.any() else 0.0
     return _assembled(found, checked, upper, matrices.shape[1] > 0, slack), batch
 
@@ -220,27 +227,9 @@ def _assembled(found: FloatArray, checked: FloatArray, upper: bool, dense: bool,
     bound = np.where(exact, 0.0, 1.01 * (distance_bound + evidence_bound + U * np.abs(value)))
     bound = np.where(np.isnan(bound), np.inf, bound)
     distance_bound = np.where((distance == np.inf) & exact, 0.0, distance_bound)
-    return np.stack([value, bound, distance, distance_bound, found[:, VARIANCE], found[:, VARIANCE_BOUND]], axis=1)
-
-
-def temperatures(betas: npt.ArrayLike | int) -> FloatArray:
-    """0 = b_0 < ... < b_T = 1 from a sequence, or from a number of equal steps.
-
-    Raises
-    ------
-    LogTableError
-        A sequence that does not rise from 0 to 1.
-    ValueError
-        A number of steps below 1.
-    """
-    if isinstance(betas, (int, float, np.number)) or np.ndim(real_array(betas, "betas")) == 0:
-        n_steps = integer(betas, "betas", 1)
-        return np.arange(n_steps + 1) / n_steps
-    path = real_array(betas, "betas")
-    rising = path.ndim == 1 and path.size > 1 and bool((np.diff(path) > 0.0).all())
-    if not (rising and path[0] == 0.0 and path[-1] == 1.0):
-        raise LogTableError(f"betas must be a sequence that rises strictly from 0 to 1; got {betas!r}.", "betas", betas)
-    return path
+    assembled = np.stack([value, bound, distance, distance_bound, found[:, VARIANCE], found[:, VARIANCE_BOUND]], axis=1)
+    assembled[np.isnan(evidence)] = np.nan  # rows that nan_policy="propagate" let through
+    return assembled
 
 
 def _transitions(

@@ -23,7 +23,6 @@ from elbo_exact._validate import (
     integer,
     log_table,
     one_of,
-    real_array,
     same_states,
 )
 from elbo_exact.kernels.divergences import RENYI, divergence_rows
@@ -49,12 +48,11 @@ __all__ = [
     "from_gap",
     "perturbative_results",
     "renyi_bound_results",
-    "schedule",
     "thermodynamic_results",
     "tvo_results",
 ]
 
-MOST_ORDERS, MOST_STEPS = 999, 10**6  # of a Taylor polynomial, of a schedule
+MOST_ORDERS = 999  # of a Taylor polynomial
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
 LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
@@ -176,17 +174,6 @@ def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: 
     _set(gap, error, (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
     _add_missed(gap, error, missed, log_joint, log_q, options)
     return _from_checked("lower", gap, error, checked, batch)
-
-
-def schedule(betas: npt.ArrayLike | int) -> FloatArray:
-    """An increasing schedule from 0 to 1; an integer asks for that many equal steps."""
-    if isinstance(betas, (int, np.integer)) and not isinstance(betas, bool):
-        steps = integer(betas, "betas", 1, MOST_STEPS)
-        return np.arange(steps + 1) / steps
-    values = real_array(betas, "betas")
-    if values.ndim != 1 or values.size < 2 or values[0] != 0.0 or values[-1] != 1.0 or not (np.diff(values) > 0.0).all():
-        raise ValueError(f"betas must increase strictly from 0 to 1, or be a number of equal steps; got {betas!r}.")
-    return values
 
 
 def _core_results(

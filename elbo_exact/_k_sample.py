@@ -76,8 +76,8 @@ def annealed_results(
     sweeps: int,
     options: Options,
 ) -> BoundResults:
-    """Annealed importance sampling by heat-bath sweeps, forward or reversed; NaN is refused whatever the policy."""
-    found, batch = ais_results(log_joint, log_q, betas, None, space, sweeps, side, options.unnormalized, False)
+    """Annealed importance sampling by heat-bath sweeps, forward or reversed."""
+    found, batch = ais_results(log_joint, log_q, betas, None, space, sweeps, side, False, options)
     evidence, own = evidence_results(log_joint, options.nan_policy, options.executor)
     wide = np.broadcast_to(evidence.reshape(*own, 3), (*batch, 3)).reshape(-1, 3)
     gap, error = found[:, R_GAP].copy(), found[:, R_GAP_BOUND].copy()

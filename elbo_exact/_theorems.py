@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elbo_exact._bound_results import schedule
-from elbo_exact._validate import FloatArray
+from elbo_exact._validate import FloatArray, temperatures
 
 __all__ = ["Check", "verified"]
 
@@ -120,7 +119,7 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
         for place in first if order.parameters["order"] == 1 else []:
             yield from ((place, places[id(order)]), (places[id(order)], place))
     for annealed in by_name.get("ais", []):
-        if schedule(annealed.parameters["betas"]).size == 2:  # one step has no kernel
+        if temperatures(annealed.parameters["betas"]).size == 2:  # one step has no kernel
             for place in ends[annealed.side]:
                 yield from ((place, places[id(annealed)]), (places[id(annealed)], place))
     yield from _nested(by_name.get("tvo", []), ends, places)
@@ -128,7 +127,7 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
 
 def _nested(sums: list[Any], ends: dict[str, list[Place]], places: dict[int, Place]) -> Iterator[tuple[Place, Place]]:
     """Thermodynamic sums lie inside ELBO and EUBO, which they are on {0, 1}, and inside those of any coarser schedule."""
-    known = [(set(schedule(r.parameters["betas"]).tolist()), r.parameters["side"], places[id(r)]) for r in sums]
+    known = [(set(temperatures(r.parameters["betas"]).tolist()), r.parameters["side"], places[id(r)]) for r in sums]
     known += [({0.0, 1.0}, side, place) for side, found in ends.items() for place in found]
     for coarse, side, outer in known:
         for fine, other, inner in known:

@@ -29,11 +29,13 @@ __all__ = [
     "raise_bad_entry",
     "real_array",
     "same_states",
+    "temperatures",
 ]
 
 FloatArray = npt.NDArray[np.float64]
 
 LARGEST_EXACT_INTEGER = 2**53
+MOST_STEPS = 10**6  # of a path of temperatures
 NORMALIZER_TOLERANCE = 1e-6  # |log sum q| accepted as "normalized": float32 simplices pass, swapped arguments do not
 
 
@@ -117,6 +119,20 @@ def integer(value: Any, name: str, minimum: int, maximum: int | None = None) -> 
     if maximum is not None and number > maximum:
         raise ValueError(f"{name} must be an integer from {minimum} to {maximum}; got {value!r}.")
     return number
+
+
+def temperatures(betas: npt.ArrayLike | int) -> FloatArray:
+    """Inverse temperatures 0 = b_0 < ... < b_T = 1 of a path from q to p, from a sequence or a number of equal steps."""
+    if isinstance(betas, (int, float, np.number)) or np.ndim(real_array(betas, "betas")) == 0:
+        n_steps = integer(betas, "betas", 1, MOST_STEPS)
+        return np.arange(n_steps + 1) / n_steps
+    values = real_array(betas, "betas")
+    rising = values.ndim == 1 and values.size > 1 and bool((np.diff(values) > 0.0).all())
+    if not (rising and values[0] == 0.0 and values[-1] == 1.0):
+        raise LogTableError(
+            f"betas must rise strictly from 0 to 1, or be a number of equal steps; got {betas!r}.", "betas", betas
+        )
+    return values
 
 
 def _on_the_cpu(values: Any, name: str) -> Any:

@@ -20,7 +20,6 @@ from elbo_exact._bound_results import (
     Options,
     perturbative_results,
     renyi_bound_results,
-    schedule,
     thermodynamic_results,
     tvo_results,
 )
@@ -28,7 +27,7 @@ from elbo_exact._catalogue import CATALOGUE, Entry, catalogue
 from elbo_exact._engine import shaped
 from elbo_exact._k_sample import jackknife_results, k_sample_results, renyi_sample_results
 from elbo_exact._ladder import Ladder, ladder
-from elbo_exact._validate import integer, one_of, real_array
+from elbo_exact._validate import integer, one_of, real_array, temperatures
 from elbo_exact.importance import curve
 from elbo_exact.variational import elbo, eubo
 
@@ -265,7 +264,7 @@ def tvo(
     """
     one_of(side, "side", ("lower", "upper"))
     options = Options(unnormalized, nan_policy, executor)
-    return _value(tvo_results(log_joint, log_q, schedule(betas), side, restricted, options))
+    return _value(tvo_results(log_joint, log_q, temperatures(betas), side, restricted, options))
 
 
 def thermodynamic(

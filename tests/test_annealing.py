@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mpmath
@@ -23,8 +24,9 @@ from elbo_exact._annealing import (
     ais,
     ais_moments,
     ais_results,
-    temperatures,
 )
+from elbo_exact._bound_results import Options
+from elbo_exact._validate import temperatures
 
 Array = npt.NDArray[np.float64]
 mpf = mpmath.mpf
@@ -172,7 +174,7 @@ def test_sweeps_within_their_bounds(seed: int, side: str) -> None:
     rng = np.random.default_rng(seed)
     a, b, sizes, n_steps, sweeps = random_case(rng)
     betas = np.sort(np.append(rng.uniform(0.0, 1.0, n_steps - 1), [0.0, 1.0]))
-    (row,), _ = ais_results(a, b, betas, None, ee.LatentSpace(sizes), sweeps, side, False, True)
+    (row,), _ = ais_results(a, b, betas, None, ee.LatentSpace(sizes), sweeps, side, True, Options())
     with mpmath.workdps(DIGITS):
         chain = Chain(a, b, betas, sizes, None, sweeps, side == "upper")
         mean, evidence = chain.mean(), chain.log_evidence
@@ -191,7 +193,7 @@ def test_matrices_within_their_bounds(seed: int, side: str) -> None:
     b -= float(ee.log_evidence(b))
     betas = temperatures(n_steps)
     matrices = [metropolis(a, b, float(beta), rng) for beta in betas[1:-1]]
-    (row,), _ = ais_results(a, b, betas, matrices, None, 1, side, False, True)
+    (row,), _ = ais_results(a, b, betas, matrices, None, 1, side, True, Options())
     with mpmath.workdps(DIGITS):
         chain = Chain(a, b, betas, (), matrices, 1, side == "upper")
         assert abs(mpf(row[R_VALUE]) - chain.mean()) <= row[R_BOUND]
@@ -204,7 +206,7 @@ def test_bounds_are_not_wildly_pessimistic() -> None:
     """A bound of one part in 10**11 of the spread is what a hundred kernels with counted roundings may cost."""
     rng = np.random.default_rng(5)
     a, b = rng.normal(0.0, 2.0, 16), np.full(16, -math.log(16.0))
-    (row,), _ = ais_results(a, b, 20, None, ee.LatentSpace((2,) * 4), 1, "lower", False, True)
+    (row,), _ = ais_results(a, b, 20, None, ee.LatentSpace((2,) * 4), 1, "lower", True, Options())
     spread = np.ptp(a - b)
     assert row[R_BOUND] <= 20 * 4 * 60 * 2.0**-53 * spread  # steps, variables, some 60 roundings of each
     assert row[R_VARIANCE_BOUND] <= 20 * 4 * 120 * 2.0**-53 * spread**2
@@ -246,7 +248,7 @@ def test_one_step_is_the_elbo_and_the_eubo(seed: int) -> None:
     a, b, _, _, _ = random_case(rng)
     reference = ee.audit(a, b)
     for side, name in (("lower", "elbo"), ("upper", "eubo")):
-        (row,), _ = ais_results(a, b, 1, None, None, 1, side, False, False)
+        (row,), _ = ais_results(a, b, 1, None, None, 1, side, False, Options())
         assert abs(row[R_VALUE] - getattr(reference, name)) <= row[R_BOUND] + getattr(reference.error, name)
         divergence = "gap" if side == "lower" else "forward_kl"
         assert abs(row[R_GAP] - getattr(reference, divergence)) <= row[R_GAP_BOUND] + getattr(reference.error, divergence)
@@ -263,8 +265,8 @@ def test_kernels_that_forget_give_the_riemann_sums_of_thermodynamic_integration(
         chain = Chain(a, b, np.array([0.0, 1.0]), (5,))
         slope = [mpmath.fsum(m * w for m, w in zip(path_law(a, b, float(t)), chain.log_w, strict=True)) for t in betas]
         for side, used in (("lower", slope[:-1]), ("upper", slope[1:])):
-            (matrices,), _ = ais_results(a, b, betas, forgetful, None, 1, side, False, False)
-            (sweeps,), _ = ais_results(a, b, betas, None, ee.LatentSpace((5,)), 1, side, False, False)
+            (matrices,), _ = ais_results(a, b, betas, forgetful, None, 1, side, False, Options())
+            (sweeps,), _ = ais_results(a, b, betas, None, ee.LatentSpace((5,)), 1, side, False, Options())
             # one variable: a heat bath forgets; the matrices hold rounded posteriors, 8 u and a few u of the exponents
             assert abs(mpf(sweeps[R_VALUE]) - mpmath.fsum(used) / 4) <= sweeps[R_BOUND]
             assert abs(mpf(matrices[R_VALUE]) - mpmath.fsum(used) / 4) <= matrices[R_BOUND] + 60 * 2.0**-53 * np.ptp(a - b)
@@ -274,7 +276,7 @@ def test_a_swap_reaches_log_evidence_and_beats_its_riemann_sum() -> None:
     """F9: imperfect kernels can be better than perfect ones."""
     log_q = np.log([0.75, 0.25])
     log_joint = log_q + np.array([0.0, math.log(9.0)])
-    (row,), _ = ais_results(log_joint, log_q, [0.0, 0.5, 1.0], [[[0.0, 1.0], [1.0, 0.0]]], None, 1, "lower", False, False)
+    (row,), _ = ais_results(log_joint, log_q, [0.0, 0.5, 1.0], [[[0.0, 1.0], [1.0, 0.0]]], None, 1, "lower", False, Options())
     assert abs(row[R_VALUE] - math.log(3.0)) <= row[R_BOUND] + 2.0**-52
     riemann = ais(log_joint, log_q, 2, space=ee.LatentSpace((2,)))
     assert abs(riemann - 0.8239592165) < 1e-10
@@ -305,7 +307,7 @@ def test_variance_covers_matrices_that_are_stochastic_up_to_rounding(seed: int, 
     for beta in betas[1:-1]:
         pi = np.exp((1.0 - beta) * b + beta * a)
         matrices.append(np.tile(pi / pi.sum(), (n, 1)))
-    (row,), _ = ais_results(a, b, betas, matrices, None, 1, side, False, True)
+    (row,), _ = ais_results(a, b, betas, matrices, None, 1, side, True, Options())
     with mpmath.workdps(DIGITS):
         chain = Chain(a, b, betas, (), matrices, 1, side == "upper")
         assert abs(mpf(row[R_VARIANCE]) - chain.variance()) <= row[R_VARIANCE_BOUND]
@@ -326,7 +328,7 @@ def test_corners(joint: list[float], q: list[float], lower: float | None, upper:
         a, b = np.log(joint), np.log(q)
     missed = math.fsum(x for x, y in zip(joint, q, strict=True) if y == 0.0)
     for side, expected in (("lower", lower), ("upper", upper)):
-        (row,), _ = ais_results(a, b, n_steps, None, ee.LatentSpace((2, 2)), 1, side, False, True)
+        (row,), _ = ais_results(a, b, n_steps, None, ee.LatentSpace((2, 2)), 1, side, True, Options())
         if expected is not None:
             assert row[R_VALUE] == expected
             assert row[R_GAP] == INF and math.isnan(row[R_VARIANCE]) and row[R_BOUND] == 0.0
@@ -348,7 +350,7 @@ def test_impossible_observations_have_a_lower_bound_and_no_upper_one() -> None:
 def test_ratios_beyond_the_range_of_doubles_have_no_bound() -> None:
     a, b = np.array([1.7e308, -1.7e308]), np.array([-1.7e308, 1.7e308])
     for side, value in (("lower", -INF), ("upper", INF)):
-        (row,), _ = ais_results(a, b, 2, None, ee.LatentSpace((2,)), 1, side, True, True)
+        (row,), _ = ais_results(a, b, 2, None, ee.LatentSpace((2,)), 1, side, True, Options(unnormalized=True))
         assert row[R_VALUE] == value and row[R_BOUND] == INF and math.isnan(row[R_VARIANCE])
 
 
@@ -357,7 +359,7 @@ def test_a_product_of_a_hundred_kernels_is_a_kernel() -> None:
     a, b = rng.normal(size=6), rng.normal(size=6)
     once = metropolis(a, b, 0.5, rng)
     many = np.linalg.matrix_power(once, 100)
-    (row,), _ = ais_results(a, b, 2, [many], None, 1, "lower", True, False)
+    (row,), _ = ais_results(a, b, 2, [many], None, 1, "lower", False, Options(unnormalized=True))
     perfect = ais(a, b, 2, space=ee.LatentSpace((6,)), unnormalized=True)
     assert ais(a, b, 2, [once], unnormalized=True) < row[R_VALUE] <= ee.log_evidence(a) + row[R_BOUND]
     assert abs(row[R_VALUE] - perfect) < 1e-3 * abs(perfect)  # mixed, up to the second eigenvalue's hundredth power
@@ -366,7 +368,7 @@ def test_a_product_of_a_hundred_kernels_is_a_kernel() -> None:
 def test_groups_that_underflow_are_weighed_again() -> None:
     """The second half lies 1500 nats below the first, where no weight relative to the maximum is a double."""
     a, b = np.array([0.0, -1.0, -1500.0, -1501.5]), np.log([0.25] * 4)
-    (row,), _ = ais_results(a, b, 3, None, ee.LatentSpace((2, 2)), 1, "lower", False, True)
+    (row,), _ = ais_results(a, b, 3, None, ee.LatentSpace((2, 2)), 1, "lower", True, Options())
     with mpmath.workdps(DIGITS):
         assert abs(mpf(row[R_VALUE]) - Chain(a, b, temperatures(3), (2, 2)).mean()) <= row[R_BOUND]
     assert row[R_BOUND] < 1e-9
@@ -394,15 +396,15 @@ def test_matrices_of_each_row_and_shared_ones() -> None:
     stay = ais(a, b, 2, [np.eye(4)], unnormalized=True)
     single = ais(a, b, 1, unnormalized=True)
     for i in range(3):  # a kernel that stays: the ELBO again
-        slack = ais_results(a[i], b[i], 2, [np.eye(4)], None, 1, "lower", True, False)[0][0, R_BOUND]
+        slack = ais_results(a[i], b[i], 2, [np.eye(4)], None, 1, "lower", False, Options(unnormalized=True))[0][0, R_BOUND]
         assert abs(stay[i] - single[i]) <= 2.0 * slack
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"betas": [0.0, 0.5, 0.5, 1.0], "space": ee.LatentSpace((2,))}, "rises strictly from 0 to 1"),
-        ({"betas": [0.0, 0.9], "space": ee.LatentSpace((2,))}, "rises strictly from 0 to 1"),
+        ({"betas": [0.0, 0.5, 0.5, 1.0], "space": ee.LatentSpace((2,))}, "rise strictly from 0 to 1"),
+        ({"betas": [0.0, 0.9], "space": ee.LatentSpace((2,))}, "rise strictly from 0 to 1"),
         ({"betas": 0, "space": ee.LatentSpace((2,))}, "betas must be an integer >= 1"),
         ({"betas": 2}, "pass space=LatentSpace"),
         ({"betas": 2, "kernels": [np.eye(2)], "space": ee.LatentSpace((2,))}, "both given"),
@@ -438,3 +440,25 @@ def test_refusals(arguments: dict[str, Any], words: str) -> None:
 def test_arguments_of_another_kind_are_named(arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         ais(np.zeros(4), np.log([0.25] * 4), *arguments, **options)
+
+
+def test_rows_with_nan_are_refused_or_passed_through() -> None:
+    a, b = np.log([[0.3, 0.1, 0.05, 0.15], [0.1, np.nan, 0.2, 0.3], [0.3, 0.1, 0.05, 0.15]]), np.log([0.25] * 4)
+    space = ee.LatentSpace((2, 2))
+    with pytest.raises(ee.LogTableError, match="NaN"):
+        ais(a, b, 5, space=space)
+    for side in ("lower", "upper"):
+        moments = ais_moments(a, b, 5, space=space, side=side, nan_policy="propagate")
+        alone = ais_moments(a[0], b, 5, space=space, side=side)
+        for column, value in zip(moments, alone, strict=True):
+            assert np.isnan(column[1])
+            assert column[0] == column[2] == value
+
+
+def test_an_executor_changes_no_bit() -> None:
+    a, b = np.random.default_rng(1).normal(size=(2000, 16)), np.log([1.0 / 16.0] * 16)
+    space = ee.LatentSpace((4, 4))
+    with ThreadPoolExecutor(2) as threads:
+        assert np.array_equal(ais(a, b, 50, space=space, executor=threads), ais(a, b, 50, space=space))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        ais(a, b, 50, space=space, executor=threads)  # so it was used

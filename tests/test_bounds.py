@@ -12,7 +12,8 @@ from table_families import FAMILIES
 
 import elbo_exact as ee
 from elbo_exact import bounds
-from elbo_exact._bound_results import Options, elbo_results, perturbative_results, renyi_bound_results, schedule, tvo_results
+from elbo_exact._bound_results import Options, elbo_results, perturbative_results, renyi_bound_results, tvo_results
+from elbo_exact._validate import temperatures
 
 INF = math.inf
 OWN = mpmath.mpf(10) ** -45
@@ -84,7 +85,7 @@ def test_bounds_are_on_their_side_of_the_evidence(name: str) -> None:
         exact = ee.log_evidence(a)
         options = Options(True)
         found = [renyi_bound_results(a, b, alpha, options) for alpha in (-INF, -2.0, 0.0, 0.5, 1.0, 3.0, INF)]
-        found += [tvo_results(a, b, schedule(3), side, False, options) for side in ("lower", "upper")]
+        found += [tvo_results(a, b, temperatures(3), side, False, options) for side in ("lower", "upper")]
         found += [perturbative_results(a, b, 3, options)]
         for result in found:
             assert not np.isnan(result.value).any()
@@ -111,7 +112,7 @@ def test_zero_weight() -> None:
     restricted = [bounds.tvo(a, b, 4, side, restricted=True) for side in ("lower", "upper")]
     assert -INF < restricted[0] <= exact <= restricted[1] < bounds.tvo(a, b, 4, "upper")
     with mpmath.workdps(30):
-        direct = oracle.tvo(a, b, schedule(4), "lower") + mpmath.log(mpmath.mpf("0.6"))
+        direct = oracle.tvo(a, b, temperatures(4), "lower") + mpmath.log(mpmath.mpf("0.6"))
     assert abs(restricted[0] - float(direct)) < 1e-14
 
 
@@ -229,7 +230,7 @@ def test_errors_say_what_to_do() -> None:
         bounds.cubo(a, b, 1)
     with pytest.raises(ValueError, match=r"order must be odd, because even Taylor polynomials .*; got 4\."):
         bounds.perturbative(a, b, 4)
-    with pytest.raises(ValueError, match="betas must increase strictly from 0 to 1"):
+    with pytest.raises(ValueError, match="betas must rise strictly from 0 to 1"):
         bounds.tvo(a, b, [0.0, 0.5, 0.5, 1.0])
     with pytest.raises(ValueError, match="side must be one of 'lower', 'upper'"):
         bounds.tvo(a, b, 3, "left")
