@@ -15,10 +15,10 @@ from elbo_exact._bound_results import (
     eubo_results,
     perturbative_results,
     renyi_bound_results,
-    schedule,
     tvo_results,
 )
 from elbo_exact._k_sample import annealed_results, jackknife_results, k_sample_results, renyi_sample_results
+from elbo_exact._validate import temperatures
 from elbo_exact.space import LatentSpace
 
 U = 2.0**-53
@@ -29,7 +29,7 @@ ONE_SAMPLE: dict[str, Bound] = {
     "eubo": lambda a, b: eubo_results(a, b, LOGITS),
     **{f"renyi {x}": lambda a, b, x=x: renyi_bound_results(a, b, x, LOGITS) for x in (-np.inf, -3.0, 0.0, 0.5, 2.0, np.inf)},
     **{f"perturbative {k}": lambda a, b, k=k: perturbative_results(a, b, k, LOGITS) for k in (3, 7)},
-    **{f"tvo {s}": lambda a, b, s=s: tvo_results(a, b, schedule(4), s, False, LOGITS) for s in ("lower", "upper")},
+    **{f"tvo {s}": lambda a, b, s=s: tvo_results(a, b, temperatures(4), s, False, LOGITS) for s in ("lower", "upper")},
     **{f"iwae {s}": lambda a, b, s=s: k_sample_results(a, b, 5, s, LOGITS) for s in ("lower", "upper")},
     "jackknife": lambda a, b: jackknife_results(a, b, 5, 1, LOGITS),
     **{f"renyi of samples {x}": lambda a, b, x=x: renyi_sample_results(a, b, x, 5, LOGITS) for x in (-1.0, 0.5, 3.0)},
@@ -38,7 +38,7 @@ ONE_SAMPLE: dict[str, Bound] = {
 
 def annealed(side: str) -> Bound:
     """Heat-bath sweeps over three bits, whose states keep their places."""
-    return lambda a, b: annealed_results(a, b, schedule(4), side, LatentSpace((2, 2, 2)), 1, LOGITS)
+    return lambda a, b: annealed_results(a, b, temperatures(4), side, LatentSpace((2, 2, 2)), 1, LOGITS)
 
 
 EVERY = ONE_SAMPLE | {f"ais {side}": annealed(side) for side in ("lower", "upper")}

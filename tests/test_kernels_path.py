@@ -7,11 +7,12 @@ import mpmath
 import numpy as np
 import pytest
 
-from elbo_exact._bound_results import Options, schedule, tvo_results
+from elbo_exact._bound_results import Options, tvo_results
+from elbo_exact._validate import temperatures
 from elbo_exact.bounds import thermodynamic, tvo
 
 OWN = mpmath.mpf(10) ** -45  # the rounding of the oracle itself, at offsets of 1e9
-SCHEDULES = (schedule(1), schedule(4), np.array([0.0, 1e-6, 0.3, 0.9999, 1.0]))
+SCHEDULES = (temperatures(1), temperatures(4), np.array([0.0, 1e-6, 0.3, 0.9999, 1.0]))
 
 
 def tables(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +53,7 @@ def test_values_lie_within_their_bounds(seed: int) -> None:
 def test_gaps_keep_their_relative_precision_near_the_posterior(size: float) -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=50)
-    result = tvo_results(a, a + size * rng.normal(size=50), schedule(10), "lower", False, Options(True))
+    result = tvo_results(a, a + size * rng.normal(size=50), temperatures(10), "lower", False, Options(True))
     assert 0.0 < result.gap[0] < size**2
     assert result.gap_error[0] < 1e-12 * result.gap[0] + 2.0**-50 * result.gap[0] / size
 
@@ -60,8 +61,8 @@ def test_gaps_keep_their_relative_precision_near_the_posterior(size: float) -> N
 def test_long_rows_have_the_bits_of_their_parts() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 2**17 + 5))
-    whole = thermodynamic(a, b, schedule(80), unnormalized=True)
-    parts = thermodynamic(a, b, schedule(80)[63:65], unnormalized=True)
+    whole = thermodynamic(a, b, temperatures(80), unnormalized=True)
+    parts = thermodynamic(a, b, temperatures(80)[63:65], unnormalized=True)
     assert (whole.integrand[63:65] == parts.integrand).all()
     top = a.max()
     w = np.exp(b - b.max() + 0.8 * (a - b))
