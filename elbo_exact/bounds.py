@@ -92,7 +92,7 @@ def renyi(
 
     Notes
     -----
-    Non-increasing in alpha. O(S): three log sums, or one and a sum of non-negative terms for rows that are nearly tight. With K draws,
+    Non-increasing in alpha. O(S): two or three log sums, or one and a sum of non-negative terms for rows that are nearly tight. With K draws,
     the integrals of `iwae` for the target q w**(1 - alpha): O(S) for each of some 250 nodes, whatever K. Li & Turner (2016),
     arXiv:1602.02311, equations 4 and 7.
 

@@ -45,7 +45,7 @@ __all__ = ["M_BOUND", "M_EVIDENCE", "M_NORMALIZER", "M_VALUE", "N_MOMENT", "mome
 M_VALUE, M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT = 0, 1, 2, 4, 5  # the evidence has its bound beside it
 TERM_ERROR = 54.0 * U
 GOOD = 2.0**-42  # relative bound up to which a log sum will do
-POWER_ERROR, POWER_GOOD, POWER_SMALLEST = 11.4 * U, 2.0**-46, 2.0**-500  # no worse than ``near_moment`` where that would serve
+POWER_ERROR, POWER_GOOD, POWER_SMALLEST = 11.4 * U, 2.0**-46, 2.0**-500  # as good as ``near_moment`` within a factor of two
 
 
 @kernel
