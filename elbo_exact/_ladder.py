@@ -310,23 +310,8 @@ def _rung(
 ) -> Rung:
     columns = (results.value, results.value_error, results.gap, results.gap_error)
     value, error, gap, gap_error = (shaped(column, results.batch) for column in columns)
-    total, total_error = weighted_sum(counts, results.value, results.value_error)
-    total_gap, total_gap_error = weighted_sum(counts, results.gap, results.gap_error)
-    return Rung(
-        name,
-        parameters,
-        results.side,
-        value,
-        error,
-        gap,
-        gap_error,
-        total,
-        total_error,
-        total_gap,
-        total_gap_error,
-        states,
-        seconds,
-    )
+    totals = weighted_sum(counts, results.value, results.value_error) + weighted_sum(counts, results.gap, results.gap_error)
+    return Rung(name, parameters, results.side, value, error, gap, gap_error, *totals, states, seconds)
 
 
 def _counts(weights: npt.ArrayLike | None, batch: tuple[int, ...]) -> FloatArray:

@@ -61,7 +61,7 @@ def fit_em(
         Further starts, each with its own spawned random stream; the best end is returned, one without a collapsed component if
         there is any, and all distinct maxima in ``optima``.
     starts : {"random", "k-means++"}
-        How they are drawn: by ``model.randomize``, or, for a `Mixture`, around rows of the data that lie far from each other.
+        How they are drawn: by ``model.randomize``, or, for a ``Mixture``, around rows of the data that lie far from each other.
     acceleration : {"squarem"}, optional
         Every other pair of steps is followed by a jump along it, which is taken only where it raises the objective further by more
         than rounding explains. A step of the trace is then such a cycle: two M-steps and at most three E-steps.

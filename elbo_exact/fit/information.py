@@ -59,7 +59,7 @@ class Information:
 
     @property
     def rate(self) -> float:
-        """The largest of `rates`: the distance from the maximum shrinks by this factor each step, the missing gain by its square."""
+        """The largest of ``rates``: the distance from the maximum shrinks by this factor each step, the missing gain by its square."""
         return float(self.rates[0]) if self.rates.size else 0.0
 
     @property
@@ -112,7 +112,7 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     -----
     With scores s = d log p(x, z), complete = -sum_n E[d^2 log p(x_n, z)] and missing = sum_n Cov[s] under the posterior. EM contracts
     by complete^-1 missing (Dempster, Laird & Rubin 1977; Meng & Rubin 1991, JASA 86:899). The finite sums are exact up to rounding,
-    relative to `complete`; standard errors are those of large samples. O(N (S p^2 + P^2)) for p parameters per state.
+    relative to ``complete``; standard errors are those of large samples. O(N (S p^2 + P^2)) for p parameters per state.
 
     Examples
     --------

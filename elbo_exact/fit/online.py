@@ -62,7 +62,7 @@ def fit_em_online(
 
     Parameters
     ----------
-    model, x, weights, prior, progress
+    model, x, weights, prior
         As for `fit_em`.
     batch_size : int
         Observations of a mini-batch; each pass takes them in a new random order.
@@ -74,6 +74,8 @@ def fit_em_online(
         Stop when a pass gains at most this many nats; by default the spacing of doubles at the objective.
     rng : numpy.random.Generator or seed, optional
         Passed once through ``numpy.random.default_rng``.
+    progress : bool
+        Show a bar on stderr.
     executor : concurrent.futures.Executor, optional
         Where the tables of the exact evaluations run.
 

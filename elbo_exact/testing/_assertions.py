@@ -75,7 +75,7 @@ def assert_elbo(
 
     Notes
     -----
-    Allowed: T u sum q (|a| + |b|) and smaller terms with T = S + 16, u = 2**-53 or 2**-24, for any order of summation (Higham 2002,
+    Allowed: T u sum q (abs(a) + abs(b)) and smaller terms with T = S + 16, u = 2**-53 or 2**-24, for any order of summation (Higham 2002,
     Accuracy and Stability of Numerical Algorithms, section 4.2). O(S).
 
     Examples
@@ -190,7 +190,7 @@ def assert_lower_bound(
 
     Notes
     -----
-    Allowed is the rounding of the ELBO at the posterior. Elsewhere an ELBO rounds more, by T u sum q |log(q/p)| at most, which is less
+    Allowed is the rounding of the ELBO at the posterior. Elsewhere an ELBO rounds more, by T u sum q abs(log(q/p)) at most, which is less
     than the gap plus 2/e T u: the distance to the evidence grows faster than the rounding.
 
     Examples
@@ -318,7 +318,7 @@ def assert_monotone(actual: npt.ArrayLike, *, n_terms: int = 1, error: npt.Array
     actual : array_like, shape (n,)
         Values in nats, from first to last.
     n_terms : int
-        Number of terms, all of one sign, that each value is a sum of: rounding is n_terms u |value|.
+        Number of terms, all of one sign, that each value is a sum of: rounding is n_terms u abs(value).
     error : float or array_like, shape (n,)
         Further errors of the values; that of two neighbors adds up.
     dtype
@@ -376,7 +376,7 @@ def assert_every_particle(actual: npt.ArrayLike, log_joint: npt.ArrayLike, *, dt
     Notes
     -----
     At the posterior p(x, z)/p(z | x) = p(x) for every z: one sample decides, and no tolerance for Monte Carlo noise is needed. Allowed is
-    T u (|a| + |log p(z | x)|) of the state where that is largest.
+    T u (abs(a) + abs(log p(z given x))) of the state where that is largest.
 
     Examples
     --------

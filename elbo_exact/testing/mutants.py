@@ -34,7 +34,7 @@ class Mutant:
     bug : str
         Where such a bug is met.
     fingerprint : str or None
-        Name that `fingerprint` should find, where a closed form exists.
+        Name that ``fingerprint`` should find, where a closed form exists.
     function : callable
         (log_joint, log_q) to numbers; "iwae": (log_joint, log_q, num_samples, rng) to one sample of the bound; "em":
         (x, n_steps) to the trace of the log likelihood of a two-class Bernoulli mixture.
