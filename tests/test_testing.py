@@ -283,16 +283,6 @@ def test_first_call_in_a_fresh_process_misses_no_deadline(tmp_path: Any) -> None
         "def test_it(p):\n    assert_elbo(oracle.elbo(p.log_joint.tolist(), p.log_q.tolist()), p.log_joint, p.log_q)\n"
         "    assert_posterior(ee.posterior(p.log_joint), p.log_joint)\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "elbo_exact.testing._pytest",
-        "-p",
-        "no:cacheprovider",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -258,7 +258,7 @@ def _pytest(found: Signature, tests: str | Path, mutant: str | None) -> tuple[in
         "-p",
         "no:cacheprovider",
         "-p",
-        "elbo_exact.testing._pytest",
+        "elbo_exact",
         str(tests),
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
