@@ -182,3 +182,19 @@ def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:
     with pytest.raises(LogTableError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_cause_that_cannot_be_leaves_bounds_finite() -> None:
+    model = SigmoidBelief([[0.0, -INF], np.log([0.5, 0.5])], [[1.0, 2.0]], [-1.0])
+    _, error = model.log_joint_and_error([[1.0], [0.0]])
+    found = model.marginals([[1.0], [0.0]])
+    assert np.isfinite(error).all() and np.isfinite(found.error).all() and np.isfinite(found.present_error).all()
+    odds = [1.0 / (1.0 + math.exp(1.0)), 1.0 / (1.0 + math.exp(-1.0))]
+    wanted = odds[1] / (odds[0] + odds[1])
+    assert found.present[0, 0] == 0.0 and abs(found.present[0, 1] - wanted) <= found.present_error[0, 1] + 8.0 * U
+    assert 0.0 < model.expectation(np.array([[1.0], [0.0]]), np.ones(2), None).statistics_error < 1e-10
+
+
+def test_states_that_rounding_may_have_hidden_are_not_left_out() -> None:
+    model = SigmoidBelief(np.log([[0.5, 0.5]] * 3), [[1e19, -1e19, 1.0]], [1000.0])  # 1e19 + 1000 is off by up to 1024
+    assert np.isinf(model.marginals([[1.0]]).error).all()

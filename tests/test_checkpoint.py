@@ -148,3 +148,8 @@ def test_refused_arguments(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="executor must be None for several starts"):
         fit_em(start(1), PATTERNS, checkpoint=tmp_path / "fit.npz", restarts=1, executor=pool)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^checkpoint must name a file; got the folder "):
+        fit_em(start(0), PATTERNS, weights=COUNTS, checkpoint=tmp_path)

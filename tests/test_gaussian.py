@@ -19,6 +19,8 @@ from test_categorical import SEEDS
 
 from elbo_exact.errors import CollapsedComponent, LogTableError
 from elbo_exact.families import Gaussian, NormalInverseWishart
+from elbo_exact.fit import Outcome, fit_em
+from elbo_exact.models import Mixture
 
 KINDS = ("spherical", "diagonal", "tied", "full")
 U = 2.0**-53
@@ -389,3 +391,13 @@ def test_refused_arguments(call: Any, error: type[Exception], message: str) -> N
 
 
 FULL = Gaussian([[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]])
+
+
+@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "tied", "full"])
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_squares_beyond_the_range_of_doubles_end_a_fit_in_words(covariance: Any, size: float) -> None:
+    x = size * np.random.default_rng(0).normal(size=(20, 2))
+    scales = {"spherical": [1.0] * 2, "diagonal": [[1.0] * 2] * 2, "tied": np.eye(2), "full": [np.eye(2)] * 2}[covariance]
+    start = Mixture(np.log([0.5, 0.5]), [Gaussian(x[:2], size * np.array(scales), covariance)])
+    fit = fit_em(start, x, max_iter=60)
+    assert fit.outcome in (Outcome.DEGENERATE, Outcome.CONVERGED, Outcome.MAX_ITER)

@@ -138,6 +138,7 @@ def gathered_statistics(x: FloatArray, weights: FloatArray, start: FloatArray, p
     return GaussianStatistics(*(np.stack(part) for part in zip(*parts, strict=True)))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # squares that overflow are inf or NaN, and the M-step refuses them
 def _one_state(
     x: npt.NDArray[np.float64], seen: npt.NDArray[np.bool_], weight: FloatArray, start: FloatArray, products: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -15,6 +15,7 @@ __all__ = ["maximized_scales", "rounding_loss"]
 
 COLLAPSED = 100.0 * U  # smallest eigenvalue over the trace of the total covariance, columns in units of their total deviation
 TRUSTED = 1e-2
+UNDERFLOW = 2.0**-960  # smallest variance whose squares and their rounding are normal numbers
 
 
 def maximized_scales(
@@ -57,6 +58,8 @@ def rounding_loss(
       products are bounded by Cauchy and Schwarz. Scaled by inv(L): times || |inv L| s ||^2.
     * Cholesky: |E'| <= (D + 2) u |L| |L^T| (Higham 2002, Theorem 10.3), scaled: times c^2 with c = || |inv L| |L| ||.
     * means: (2 relative + 6 u) s + 2 u |mean|.
+
+    Squares in the range of subnormal numbers have no bound on their relative error.
     """
     n_states, n_columns = means.shape
     loss, weights = 0.0, total.weights
@@ -66,6 +69,8 @@ def rounding_loss(
         used, count = weights[k] > 0.0, float(weights[k].max()) + extra
         if not count > 0.0:
             continue
+        if (total.squares[k] < UNDERFLOW * weights[k])[used].any():
+            return np.inf
         shift = (2.0 * relative + 6.0 * U) * np.sqrt(total.squares[k] / np.where(used, weights[k], 1.0))
         shift = np.where(used, shift + 2.0 * U * np.abs(means[k]), 0.0)
         if covariance in ("diagonal", "spherical"):
@@ -101,7 +106,10 @@ def _factor(covariance: FloatArray, variances: FloatArray | None, component: int
     """Cholesky factor, unless the smallest eigenvalue says that there is none to trust."""
     if variances is not None:
         unit = np.sqrt(_unit(variances, variances))
-        smallest = float(np.linalg.eigvalsh(covariance / unit / unit[:, None])[0])
+        with np.errstate(invalid="ignore"):
+            shape = covariance / unit / unit[:, None]
+        # squares that overflowed have no eigenvalues
+        smallest = float(np.linalg.eigvalsh(shape)[0]) if np.isfinite(shape).all() else np.nan
         if not smallest > COLLAPSED * len(unit):
             raise _collapse(component, smallest)
     try:

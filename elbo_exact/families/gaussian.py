@@ -196,6 +196,7 @@ class Gaussian:
         rows = self._checked(x)
         return gathered_statistics(rows, weight_table(weights, len(rows), self.n_states), self.means, self._factored)
 
+    @np.errstate(over="ignore", invalid="ignore")  # squares that overflow are refused as they arrive
     def maximize(self, statistics: GaussianStatistics, prior: NormalInverseWishart | None = None) -> Gaussian:
         """The family that maximizes the expected log density plus the log prior, in closed form.
 

@@ -105,6 +105,8 @@ def open_journal(checkpoint: Any, models: Sequence[Any], settings: Sequence[Any]
     path = Path(given.path)
     if not path.parent.is_dir():
         raise ValueError(f"the folder of the checkpoint must exist; got {os.fspath(path)!r}; create it first.")
+    if path.is_dir():
+        raise ValueError(f"checkpoint must name a file; got the folder {os.fspath(path)!r}.")
     digest = hashlib.sha256(b"elbo_exact checkpoint 1")
     for part in (*models, *settings):
         _feed(digest, part)

@@ -89,6 +89,8 @@ def fit_em_online(
     ------
     ZeroEvidence, LogTableError, ValueError
         As `fit_em`.
+    TypeError
+        A model without ``log_joint``, such as a ``HiddenMarkov``.
 
     Notes
     -----
@@ -104,6 +106,8 @@ def fit_em_online(
     >>> bool((np.diff(fit.trace) > 0).all()), fit.outcome.name in ("NOISY", "MAX_ITER")
     (True, True)
     """
+    if not hasattr(model, "log_joint"):
+        raise TypeError(f"model must have a log_joint to take rows in mini-batches; got {type(model).__name__}; use fit_em.")
     data = observations(model, x, weights, prior, executor)
     size, passes = integer(batch_size, "batch_size", 1), integer(max_passes, "max_passes", 1)
     shift = integer(delay, "delay", 0)
@@ -137,6 +141,13 @@ def _one_pass(point: _Pass, data: Observations, size: int, share: Any, order: np
         g, counts = share(seen), data.counts[rows]
         weights = counts * (g * total / math.fsum(counts.tolist()))
         table = weights[:, None] * posterior(model.log_joint(data.x[rows]))
-        statistics = scaled(statistics, 1.0 - g) + model.statistics(data.x[rows], table)
+        statistics = _followed(statistics, 1.0 - g, model.statistics(data.x[rows], table))
         model = model.maximize(statistics, data.prior)
     return _Pass(expectation(model, data), statistics, seen)
+
+
+def _followed(statistics: Any, share: float, more: Any) -> Any:
+    """share * statistics + more; a named tuple is a tuple of tables, whose own sum would be longer."""
+    if isinstance(statistics, tuple):
+        return type(statistics)(*(_followed(old, share, new) for old, new in zip(statistics, more, strict=True)))
+    return scaled(statistics, share) + more

@@ -87,13 +87,14 @@ def _posterior(model: Any, x: npt.ArrayLike) -> Posterior:
         logs = np.where(table > -np.inf, table - evidence, -np.inf)
     p = np.exp(logs)
     moved = 1.02 * (p * table_error).sum(axis=1, keepdims=True)
-    # a state below exp(-700) of the evidence has no digits left to speak of: its weight is 0
-    p = np.where(logs < -700.0, 0.0, p)
+    # a state below exp(-700) of the evidence, error included, has no digits left to speak of: its weight is 0
+    negligible = logs + table_error < -700.0
+    p = np.where(negligible, 0.0, p)
     relative = 1.01 * (table_error + moved + bound + U * np.where(p > 0.0, np.abs(logs), 0.0) + LIBM)
-    relative = np.where(p > 0.0, relative, 0.0)
-    trusted = np.where(p > 0.0, table_error, 0.0).max(axis=1, keepdims=True) < SMALL
+    relative = np.where(negligible, 0.0, relative)
+    trusted = np.where(negligible, 0.0, table_error).max(axis=1, keepdims=True) < SMALL
     error = np.where(trusted, 1.01 * (bound + moved), np.inf)
-    return Posterior(evidence[:, 0].copy(), error[:, 0], p, np.where(trusted | (p == 0.0), relative, np.inf))
+    return Posterior(evidence[:, 0].copy(), error[:, 0], p, np.where(trusted | negligible, relative, np.inf))
 
 
 def expected_by_rows(model: Any, x: Any, counts: FloatArray, own_error: float) -> Expected:

@@ -96,6 +96,7 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
     return _Block(_triangular_densities, add), constants, errors, shapes_of_sums, finish
 
 
+@np.errstate(over="ignore", invalid="ignore")  # where squares overflow, states are not close
 def _close(family: Gaussian, apart: FloatArray, possible: npt.NDArray[np.bool_]) -> bool:
     """Whether sums about one center for all states lose no more than three digits, as far as the old parameters tell."""
     variances = family.covariances
@@ -117,6 +118,7 @@ def _apart(sums: FloatArray, shapes: tuple[Any, ...]) -> list[FloatArray]:
     return [sums[:, 0], sums[:, 1 : 1 + n_columns], second]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums that overflow are left to tables
 def _statistics(family: Gaussian, start: FloatArray, sums: list[FloatArray], error: float) -> tuple[Any, float] | None:
     """About the new means m + e: scatter = that about m, less weight e e^T. The relative error grows by what cancels."""
     weights, first, second = sums

@@ -69,6 +69,10 @@ class NetworkStatistics:
             {name: part + other.tables[name] for name, part in self.tables.items()}, self.n_terms + other.n_terms
         )
 
+    def scaled(self, factor: float) -> NetworkStatistics:
+        """The statistics of the same rows, each seen ``factor`` times as often."""
+        return NetworkStatistics({name: part * factor for name, part in self.tables.items()}, self.n_terms)
+
 
 @dataclass(frozen=True, eq=False)
 class BayesianNetwork:

@@ -201,7 +201,8 @@ class SigmoidBelief:
                 rows = index[:, d] == value
                 table[rows] -= np.maximum(sign * odds, 0.0) + soft
                 error[rows] += bound
-        return table, 1.01 * (error + self.n_findings * U * np.abs(table))
+        bound = 1.01 * (error + self.n_findings * U * np.abs(table))
+        return table, np.where(table > -np.inf, bound, 0.0)
 
 
 def _log_odds(bits: npt.NDArray[np.bool_], theta: FloatArray) -> tuple[FloatArray, FloatArray]:
