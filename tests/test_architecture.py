@@ -82,6 +82,8 @@ TESTED_ELSEWHERE = {
     "kernels/chain_log.py": ("test_hidden_markov.py", "likewise, where scaled sums would underflow"),
     "models/_fused.py": ("test_expectation.py", "one E-step, its parts by family"),
     "models/_scratch.py": ("test_expectation.py", "likewise"),
+    "models/_fused_change.py": ("test_expectation.py", "likewise"),
+    "models/_moved.py": ("test_expectation.py", "its bound, with and without tables"),
     "models/_fused_categorical.py": ("test_expectation.py", "likewise"),
     "models/_fused_gaussian.py": ("test_expectation.py", "likewise"),
     "models/_mixture_statistics.py": ("test_mixture.py", "what its methods take and return"),

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flint import ctx
+from flint import arb, ctx
 from test_mixture_families import exact_objective
 
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import fit_em
-from elbo_exact.fit.table import expected_by_table
+from elbo_exact.fit.table import expected_by_table, posterior_and_error
 from elbo_exact.models import Mixture
 from elbo_exact.models._fused import BLOCK, TASK
 from elbo_exact.models._fused_gaussian import WIDE
+from elbo_exact.models._moved import evidence_change
 
 NINF, NAN = -math.inf, math.nan
 ctx.prec = max(ctx.prec, 420)
@@ -125,3 +126,80 @@ def test_impossible_rows_missing_reals_and_other_families_are_left_to_tables() -
     assert model.expectation(x, np.ones(10)) is None
     x[0, 0] = 1e300
     assert model.expectation(x, np.ones(10)) is None
+
+
+def nudged(model: Mixture, size: float) -> Mixture:
+    """Every log probability of two mixed columns moved by about ``size``, zeros kept."""
+    rng = np.random.default_rng(8)
+
+    def moved(logs: Any) -> Any:
+        table = np.exp(logs) * np.exp(size * rng.standard_normal(logs.shape))
+        with np.errstate(divide="ignore"):
+            return np.log(table / table.sum(axis=-1, keepdims=True))
+
+    flags, answers = model.components
+    families = [Bernoulli(moved(flags.log_probabilities)), Categorical(moved(answers.log_probabilities))]
+    return Mixture(moved(model.log_weights), families)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 0.1, 3.0])
+@pytest.mark.parametrize("n_rows", [1, 33, 300, BLOCK + 5])
+def test_changes_of_log_evidence_are_those_of_tables(n_rows: int, size: float) -> None:
+    x, model = mixed(n_rows)
+    other = nudged(model, size)
+    found = model.log_evidence_change_and_error(other, model.observations(x))
+    assert found is not None
+    p = posterior_and_error(model, x)
+    change, change_error = model.log_joint_change_and_error(other, x)
+    table, table_error = evidence_change(p.table, p.table_error, change, change_error, 2.0**-1072, 1)
+    assert (np.abs(found[0] - table) <= found[1] + table_error).all()
+    assert (
+        size > 1.0 or (found[1] <= 1e-12 * size).all()
+    )  # the bound says something: an error relative to the change, some thousand roundings
+
+
+def ball_evidence(model: Mixture, row: Any) -> Any:
+    """log p(row) of two mixed columns from the stored logarithms, renormalized."""
+
+    def probabilities(logs: Any) -> list[Any]:
+        sizes = [arb(float(value)).exp() if value > NINF else arb(0) for value in logs]
+        return [size / sum(sizes, arb(0)) for size in sizes]
+
+    flags, answers = (family.log_probabilities for family in model.components)
+    total = arb(0)
+    for k, p in enumerate(probabilities(model.log_weights)):
+        for d in range(3):
+            p = p * probabilities(flags[k, d])[int(row[d])]
+        total += p * probabilities(answers[k])[int(row[3])]
+    return total.log()
+
+
+def test_changes_of_log_evidence_hold_against_ball_arithmetic() -> None:
+    x, model = mixed(40)
+    x = np.where(np.isnan(x), 0.0, x)
+    for other in (nudged(model, 1e-9), nudged(model, 0.5)):
+        gains, errors = model.log_evidence_change_and_error(other, x) or (None, None)
+        for n in range(len(x)):
+            exact = ball_evidence(other, x[n]) - ball_evidence(model, x[n])
+            assert abs(exact - float(gains[n])).upper() <= errors[n]
+
+
+def test_a_category_lost_is_exact_and_one_won_is_left_to_tables() -> None:
+    before = Mixture(np.log([0.5, 0.5]), [Bernoulli.from_probabilities([[0.5], [0.25]])])
+    after = Mixture(np.log([0.5, 0.5]), [Bernoulli.from_probabilities([[0.0], [0.25]])])
+    gains, errors = before.log_evidence_change_and_error(after, np.array([[1.0], [0.0]])) or (None, None)
+    assert (np.abs(gains - np.log([0.125 / 0.375, 0.875 / 0.625])) <= errors + 1e-15).all()
+    assert after.log_evidence_change_and_error(before, np.array([[1.0]])) is None
+    x, model = gaussian(10, 2, 2, "full")
+    assert model.log_evidence_change_and_error(model, x) is None
+
+
+def test_changes_have_the_same_bits_on_threads() -> None:
+    x, model = mixed(BLOCK * TASK + 77)
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1) as processes:
+        found = [
+            model.log_evidence_change_and_error(nudged(model, 0.1), x, executor) for executor in (None, threads, processes)
+        ]
+    for other in found[1:]:
+        assert other is not None and found[0] is not None
+        assert np.array_equal(found[0][0], other[0]) and np.array_equal(found[0][1], other[1])

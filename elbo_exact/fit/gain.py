@@ -6,11 +6,10 @@ import numpy as np
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.fit.expectation import ETA, Expectation, Observations, U, weighted_sum
-from elbo_exact.fit.table import SMALL
+from elbo_exact.models._moved import evidence_change
 
 __all__ = ["gain"]
 
-LIBM = 8.0 * U  # assumed of NumPy's expm1 and log1p: 4 ulp, the largest error NumPy accepts in its own tests
 CERTAIN = 2.0**10  # a difference this many times its bound needs no closer look
 
 
@@ -42,25 +41,11 @@ def _precise_gain(old: Expectation, new: Expectation, data: Observations) -> tup
 
 
 def _row_gains(old: Expectation, new: Expectation, data: Observations) -> tuple[FloatArray, FloatArray]:
-    """log1p(M), M = sum p expm1(change), of every row, with a bound B.
-
-    With f = expm1(d), relative errors rho of p and LIBM of f, and absolute error e of d (which moves f by 1.01 e (1 + |f|)):
-    B_M = sum p (|f| (rho + LIBM + (S + 2) u) + 1.01 (1 + |f|) e) + 4 S eta max(1 + |f|), the last for p below the smallest double,
-    and B = B_M / (1 + M - B_M) + LIBM |log1p(M)|. Not trusted, that is infinite, where a first-order term exceeds SMALL.
-    """
+    """Change of the log evidence of every row with a bound: the model's own, or from its posterior table."""
+    own = getattr(old.model, "log_evidence_change_and_error", None)
+    found = None if own is None else own(new.model, data.x, data.executor)
+    if found is not None:
+        return np.asarray(found[0]), np.asarray(found[1])
     change, change_error = old.model.log_joint_change_and_error(new.model, data.x)
     at_old = old.posterior(data)
-    p, rho, n_states = at_old.table, at_old.table_error, change.shape[1]
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        f = np.expm1(change)
-        possible = p > 0.0
-        terms = np.where(possible, p * f, 0.0)
-        spread = p * (1.0 + np.abs(f)) * 1.01 * change_error
-        spread = np.where(possible, spread + np.abs(terms) * (rho + LIBM + (n_states + 2) * U), 0.0)
-        moved = terms.sum(axis=1)
-        moved_error = 1.01 * spread.sum(axis=1) + 4.0 * n_states * ETA * (1.0 + np.abs(f).max(axis=1))
-        gains = np.log1p(moved)
-        error = 1.01 * (moved_error / (1.0 + moved - moved_error) + LIBM * np.abs(gains))
-    first_order = np.where(possible, np.maximum(rho, change_error), SMALL * change_error)  # where p = 0, exp(error) < e will do
-    trusted = (first_order.max(axis=1) < SMALL) & (moved_error < 0.5 * (1.0 + moved)) & np.isfinite(error)
-    return np.where(trusted, gains, 0.0), np.where(trusted, error, np.inf)
+    return evidence_change(at_old.table, at_old.table_error, change, change_error, 4.0 * ETA, 1)

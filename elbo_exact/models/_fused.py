@@ -23,7 +23,7 @@ from elbo_exact.models import _fused_categorical, _fused_gaussian
 from elbo_exact.models._expected import Expected
 from elbo_exact.models._scratch import scratch
 
-__all__ = ["fused_expectation"]
+__all__ = ["BLOCK", "LOWEST", "SMALL", "TASK", "Plan", "fused_expectation", "padded", "plan_of"]
 
 BLOCK = 1024  # rows
 TASK = 16  # blocks of a task
@@ -45,8 +45,8 @@ def fused_expectation(
     shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any], counts: FloatArray, executor: Any
 ) -> Expected | None:
     """The E-step of a mixture, or None if its tables have to be made."""
-    plan = _plan(shares, components, x)
-    if plan is None or not (plan.errors < SMALL).all():
+    plan = plan_of(shares, components, x)
+    if plan is None:
         return None
     step = BLOCK * TASK
     task = plan._replace(finish=None)  # a closure does not travel
@@ -66,14 +66,16 @@ def fused_expectation(
     return None if finished is None else Expected(log_evidence, error, *finished)
 
 
-def _plan(shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any]) -> Plan | None:
+def plan_of(shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any]) -> Plan | None:
+    """What the blocks of a model need; None if its tables have to be made."""
     if all(isinstance(family, Bernoulli | Categorical) for family in components):
         made = _fused_categorical.parts(shares, components)
     elif len(components) == 1 and isinstance(components[0], Gaussian):
         made = _fused_gaussian.parts(shares, components[0], x)
     else:
         return None
-    return None if made is None else Plan(*made)
+    plan = None if made is None else Plan(*made)
+    return None if plan is None or not (plan.errors < SMALL).all() else plan
 
 
 @np.errstate(all="ignore")
@@ -83,10 +85,8 @@ def _task(plan: Plan, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArr
     sums = [np.zeros(shape) for shape in plan.shapes]
     for first in range(0, len(x), BLOCK):
         last = min(first + BLOCK, len(x))
-        width = -(last - first) % ROWS + last - first
-        columns, weights = scratch("columns", (x.shape[1], width)), np.zeros(width)
-        columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
-        columns[:, last - first :] = x[last - 1][:, None]  # rows that fill the last tile weigh nothing
+        columns, weights = padded(x, counts, first, last)
+        width = len(weights)
         table, own = scratch("table", (plan.errors.shape[1], width)), scratch("own", (4, width))
         densities, add = plan.block(columns, plan.constants)
         densities(table)
@@ -94,3 +94,12 @@ def _task(plan: Plan, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArr
         add(table, sums)
         known[:, first:last] = own[:, : last - first]
     return known, sums
+
+
+def padded(x: npt.NDArray[Any], counts: FloatArray, first: int, last: int) -> tuple[FloatArray, FloatArray]:
+    """Columns of a block, side by side, and its counts; rows that fill the last tile weigh nothing."""
+    width = -(last - first) % ROWS + last - first
+    columns, weights = scratch("columns", (x.shape[1], width)), np.zeros(width)
+    columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
+    columns[:, last - first :] = x[last - 1][:, None]
+    return columns, weights

@@ -12,7 +12,7 @@ from elbo_exact.families._simplex import LogSimplex, U
 from elbo_exact.models import _mixture_statistics
 from elbo_exact.models._scratch import scratch
 
-__all__ = ["parts"]
+__all__ = ["parts", "stacked"]
 
 MOST = 8  # categories; each is a copy of its column
 IMPOSSIBLE = -1e8  # in place of -inf, which times 0 is NaN: the weight of such a state is exactly 0 beside a possible one
@@ -29,15 +29,11 @@ def parts(shares: LogSimplex, components: tuple[Any, ...]) -> tuple[Any, ...] | 
     if n_categories > MOST:
         return None
     n_states, n_columns = shares.given.size, sum(family.n_columns for family in components)
-    logs, first, fixed = np.zeros((n_states, n_categories, n_columns)), 0, shares.error
-    for family, simplex in zip(components, simplexes, strict=True):
-        size, last = simplex.given.shape[-1], first + family.n_columns
-        own = simplex.normalized.reshape(n_states, -1, size).swapaxes(1, 2)
-        logs[:, :size, first:last] = np.where(own > -np.inf, own, IMPOSSIBLE)
-        fixed = fixed + simplex.error.reshape(n_states, -1, size).max(axis=2).sum(axis=1)
-        first = last
+    logs = stacked(components, [simplex.normalized for simplex in simplexes])
+    logs[logs == -np.inf] = IMPOSSIBLE
+    fixed = shares.error + sum(simplex.error.max(axis=-1).reshape(n_states, -1).sum(axis=1) for simplex in simplexes)
     errors = np.stack([1.01 * fixed, np.full(n_states, 1.01 * (n_columns + 1) * U)])
-    constants = logs.reshape(n_states, -1), shares.normalized[:, None], n_categories
+    constants = logs, shares.normalized[:, None], n_categories
 
     def finish(sums: list[FloatArray], relative: float) -> tuple[Any, float]:
         table, counted, first = sums[1].reshape(n_states, n_categories, n_columns), [], 0
@@ -49,6 +45,17 @@ def parts(shares: LogSimplex, components: tuple[Any, ...]) -> tuple[Any, ...] | 
         return _mixture_statistics.MixtureStatistics(sums[0], tuple(counted)), relative
 
     return _block, constants, errors, ((n_states,), (n_states, n_categories * n_columns)), finish
+
+
+def stacked(components: tuple[Any, ...], tables: list[FloatArray]) -> FloatArray:
+    """Tables of every family side by side, (K, categories * columns) with the columns last; 0 where a family has no such category."""
+    n_states, n_categories = tables[0].shape[0], max(table.shape[-1] for table in tables)
+    out, first = np.zeros((n_states, n_categories, sum(family.n_columns for family in components))), 0
+    for family, table in zip(components, tables, strict=True):
+        size, last = table.shape[-1], first + family.n_columns
+        out[:, :size, first:last] = table.reshape(n_states, -1, size).swapaxes(1, 2)
+        first = last
+    return out.reshape(n_states, -1)
 
 
 def _block(columns: FloatArray, constants: Any) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ from elbo_exact.families._simplex import (
 )
 from elbo_exact.models._expected import Expected
 from elbo_exact.models._fused import fused_expectation
+from elbo_exact.models._fused_change import fused_change
 from elbo_exact.models._mixture_statistics import MixtureStatistics
 from elbo_exact.space import LatentSpace
 
@@ -187,6 +188,15 @@ class Mixture:
         for (column, family), theirs in zip(self._pairs(x), other.components, strict=True):
             terms.append(family.log_density_change(theirs, column))
         return summed_change(terms)
+
+    def log_evidence_change_and_error(
+        self, other: Mixture, x: npt.NDArray[Any], executor: Any = None
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """log p_other(x_n) - log p_self(x_n) from parameter differences and its error bound, both (N,); None where tables have to be made.
+
+        ``x`` as `observations` returned it.
+        """
+        return fused_change((self._shares, self.components), (other._shares, other.components), x, executor)
 
     def observations(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """The rows of x, checked; what `expectation` and all that takes rows accept."""
