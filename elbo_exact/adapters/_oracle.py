@@ -33,6 +33,8 @@ class Site:
         How many of the last axes of a value the framework calls one event.
     plates : tuple of (name, dim, size), optional
         The vectorized plates around the site, outermost first.
+    masked : tuple of bool, optional
+        One per cell: a masked cell has no density. It is no variable, and stays at its first value.
     """
 
     name: str
@@ -40,11 +42,17 @@ class Site:
     support: npt.NDArray[Any]
     event_dim: int = 0
     plates: tuple[tuple[str, int, int], ...] = ()
+    masked: tuple[bool, ...] = ()
 
     @property
     def n_cells(self) -> int:
         """Number of variables."""
         return math.prod(self.shape)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Values that each cell takes, 1 if masked."""
+        return tuple(1 if masked else len(self.support) for masked in self.masked or (False,) * self.n_cells)
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -56,8 +64,8 @@ class Site:
 
 def joint_space(sites: tuple[Site, ...]) -> LatentSpace:
     """The product of all cells of all sites, in their order."""
-    sizes = [len(site.support) for site in sites for _ in range(site.n_cells)]
-    return LatentSpace(tuple(sizes), tuple(name for site in sites for name in site.cell_names))
+    sizes = tuple(size for site in sites for size in site.sizes)
+    return LatentSpace(sizes, tuple(name for site in sites for name in site.cell_names))
 
 
 @dataclass(frozen=True)
@@ -122,12 +130,15 @@ class Oracle:
         return elbo(self.log_joint, log_q, unnormalized=unnormalized)
 
     def marginals(self) -> dict[str, FloatArray]:
-        """p(cell | x) by name of the site, shape (*cells, K)."""
+        """p(cell | x) by name of the site, shape (*cells, K); a masked cell has all its mass on its first value."""
         columns = iter(posterior_marginals(self.log_joint, self.space))
-        return {
-            site.name: np.reshape([next(columns) for _ in range(site.n_cells)], (*site.shape, len(site.support)))
-            for site in self.sites
-        }
+        tables = {}
+        for site in self.sites:
+            table = np.zeros((site.n_cells, len(site.support)))
+            for row, size in zip(table, site.sizes, strict=True):
+                row[:size] = next(columns)
+            tables[site.name] = table.reshape(*site.shape, -1)
+        return tables
 
     def values(self, state: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:
         """What each site of the program holds in one state, given as the categories of all variables."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from elbo_exact.adapters._oracle import Site
+from elbo_exact.adapters._oracle import Oracle, Site
 
-__all__ = ["STATE", "check_fixed", "latent_site", "refuse_changed", "refuse_subsampling"]
+__all__ = ["STATE", "check_fixed", "latent_site", "refuse_changed", "refuse_dependence", "refuse_subsampling"]
 
 STATE = "elbo_exact_state"  # the auxiliary site of a posterior guide
 
@@ -31,7 +32,36 @@ def latent_site(message: Mapping[str, Any], wrappers: tuple[type, ...]) -> Site:
     cells = shape[: len(shape) - len(event)]
     plates = ((frame.name, frame.dim, frame.size) for frame in message["cond_indep_stack"] if frame.dim is not None)
     ordered = tuple(sorted(plates, key=lambda plate: plate[1]))
-    return Site(name, cells, support.reshape(len(support), *event), distribution.event_dim, ordered)
+    masked = _masked_cells(message, cells, distribution.event_dim - len(event))
+    return Site(name, cells, support.reshape(len(support), *event), distribution.event_dim, ordered, masked)
+
+
+def _masked_cells(message: Mapping[str, Any], cells: tuple[int, ...], n_event_cells: int) -> tuple[bool, ...]:
+    """Masks of handlers and of the distribution, both of the shape of the batch."""
+    kept = np.ones(cells, dtype=bool)
+    for mask in (message.get("mask"), getattr(message["fn"], "_mask", None)):
+        if mask is not None:
+            kept &= np.reshape(np.asarray(mask), np.shape(mask) + (1,) * n_event_cells)
+    return tuple((~kept).ravel().tolist())
+
+
+def refuse_dependence(oracle: Oracle, log_density: Callable[[Mapping[str, npt.NDArray[Any]]], float]) -> None:
+    """The densities of the first and the last state may not change when all masked cells move to their last value."""
+    masked = [site for site in oracle.sites if any(site.masked)]
+    for state in (0, -1) if masked else ():
+        values = oracle.values(
+            np.array(oracle.space.sizes) - 1 if state else np.zeros(oracle.space.n_variables, dtype=np.int64)
+        )
+        moved = dict(values)
+        for site in masked:
+            cells = np.where(
+                np.reshape(site.masked, (*site.shape, *[1] * (site.support.ndim - 1))), site.support[-1], values[site.name]
+            )
+            moved[site.name] = cells
+        if log_density(values) != log_density(moved):
+            raise ValueError(
+                f"site {masked[0].name!r} has masked cells, and sites that are not masked depend on masked cells; mask both or none."
+            )
 
 
 def check_fixed(fixed: Any, present: Iterable[str]) -> dict[str, Any]:
@@ -43,9 +73,9 @@ def check_fixed(fixed: Any, present: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def refuse_subsampling(name: str, size: int, subsample_size: int) -> None:
+def refuse_subsampling(name: str, size: int, subsample_size: int | None) -> None:
     """A plate that draws part of its data makes the density random."""
-    if subsample_size != size:
+    if subsample_size not in (None, size):
         raise ValueError(
             f"plate {name!r} must use all of its {size} elements; got subsample_size={subsample_size}; pass subsample_size=None."
         )

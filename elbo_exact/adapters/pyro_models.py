@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 
 from elbo_exact.adapters._enumerate import MAX_BYTES, MAX_SECONDS, enumerated
 from elbo_exact.adapters._oracle import Oracle, Site, joint_space
-from elbo_exact.adapters._sites import STATE, check_fixed, latent_site, refuse_changed, refuse_subsampling
+from elbo_exact.adapters._sites import STATE, check_fixed, latent_site, refuse_changed, refuse_dependence, refuse_subsampling
 
 __all__ = ["from_pyro", "posterior_guide"]
 
@@ -65,9 +65,13 @@ def from_pyro(
     space = joint_space(sites)
     oracle = Oracle(torch.empty(0).numpy(), space, sites)
 
-    def evaluate(states: Any) -> list[float]:
-        return [_log_density(conditioned, args, kwargs, oracle, state) for state in states]
+    def log_density(values: Mapping[str, Any]) -> float:
+        return _log_density(conditioned, args, kwargs, sites, values)
 
+    def evaluate(states: Any) -> list[float]:
+        return [log_density(oracle.values(state)) for state in states]
+
+    refuse_dependence(oracle, log_density)
     table = enumerated(evaluate, space, block_size=BLOCK, max_bytes=max_bytes, max_seconds=max_seconds)
     return Oracle(table, space, sites)
 
@@ -89,12 +93,11 @@ def _sites(trace: Any) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def _log_density(model: Any, args: Any, kwargs: Any, oracle: Oracle, state: Any) -> float:
-    values = {name: torch.as_tensor(value) for name, value in oracle.values(state).items()}
-    trace = _trace(model, args, kwargs, values)
+def _log_density(model: Any, args: Any, kwargs: Any, sites: tuple[Site, ...], values: Mapping[str, Any]) -> float:
+    trace = _trace(model, args, kwargs, {name: torch.as_tensor(value) for name, value in values.items()})
     left = {name for name, message in trace.nodes.items() if _is_free(message)} | (values.keys() - trace.nodes.keys())
     now = [latent_site(trace.nodes[name], WRAPPERS) for name in values if name in trace.nodes]
-    refuse_changed(map(_form, oracle.sites), [*map(_form, now), *((name,) for name in left)])
+    refuse_changed(map(_form, sites), [*map(_form, now), *((name,) for name in left)])
     return float(trace.log_prob_sum())
 
 
@@ -103,7 +106,7 @@ def _is_free(message: Any) -> bool:
 
 
 def _form(site: Site) -> tuple[Any, ...]:
-    return site.name, site.shape, len(site.support)
+    return site.name, site.shape, site.sizes
 
 
 def posterior_guide(oracle: Oracle) -> Callable[..., None]:

@@ -14,12 +14,15 @@ def bernoulli(p: float, value: float) -> float:
 
 
 def log_joints(mask: tuple[bool, ...] = (True, True, True), scale: float = 1.0) -> list[float]:
-    """log p of e ~ B(0.3), z_i ~ B(0.2 or 0.7) given e, x_i ~ B(0.1 or 0.8) given z_i; e first, z_3 fastest."""
+    """log p of e ~ B(0.3), z_i ~ B(0.2 or 0.7) given e, x_i ~ B(0.1 or 0.8) given z_i; e first, z_3 fastest;
+    a masked z_i is no variable."""
     return [
         bernoulli(RAIN, e)
         + math.fsum(
-            scale * (bernoulli(COIN[e], z) + bernoulli(SEEN[z], x)) for z, x, kept in zip(cells, DATA, mask, strict=True) if kept
+            scale * (bernoulli(COIN[e], z) + bernoulli(SEEN[z], x))
+            for z, x, kept in zip(cells, DATA, mask, strict=True)
+            if kept
         )
         for e in (0, 1)
-        for cells in itertools.product((0, 1), repeat=3)
+        for cells in itertools.product(*[(0, 1) if kept else (0,) for kept in mask])
     ]
