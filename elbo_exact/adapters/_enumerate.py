@@ -30,7 +30,7 @@ def enumerated(
 ) -> FloatArray:
     """log p(x, z) of all states, shape (S,); ``evaluate`` maps categories (n, n_variables) to n numbers.
 
-    The first block may compile and is not timed; the second predicts the rest.
+    The first block may compile and is not timed; the second predicts all.
     """
     space.check(max_bytes)
     table = np.empty(space.size)
@@ -39,7 +39,7 @@ def enumerated(
         start = time.perf_counter()
         table[block] = _checked(evaluate(space.states(block)), block)
         if number == 1:
-            _refuse_slow((n_blocks - 2) * (time.perf_counter() - start), max_seconds, space)
+            _refuse_slow(n_blocks * (time.perf_counter() - start), max_seconds, space)
     raise_bad_entry(table, "log_joint")
     return table
 
