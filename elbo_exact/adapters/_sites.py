@@ -15,7 +15,7 @@ __all__ = ["STATE", "check_fixed", "latent_site", "refuse_changed", "refuse_depe
 STATE = "elbo_exact_state"  # the auxiliary site of a posterior guide
 
 
-def latent_site(message: Mapping[str, Any], wrappers: tuple[type, ...]) -> Site:
+def latent_site(message: Mapping[str, Any], wrappers: Any) -> Site:
     """The cells and the support of a latent site of a trace; sites without a finite support are refused."""
     name, distribution = message["name"], message["fn"]
     base = distribution
