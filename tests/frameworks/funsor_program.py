@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
+import pyro.contrib.funsor
 import pytest
 import torch
-
-import pyro.contrib.funsor
 from pyroapi import distributions as dist
 from pyroapi import infer, pyro, pyro_backend
 
