@@ -3,9 +3,19 @@
 from importlib import import_module
 from typing import Any
 
-_MODULE_OF = {"from_bif": "bif", "from_uai": "uai", "read_uai_evidence": "uai"}
+_MODULE_OF = {
+    "Oracle": "_oracle",
+    "from_bif": "bif",
+    "from_callable": "callables",
+    "from_jax": "callables",
+    "from_numpyro": "numpyro_models",
+    "from_pyro": "pyro_models",
+    "from_torch": "callables",
+    "from_uai": "uai",
+    "read_uai_evidence": "uai",
+}
 
-__all__ = ["from_bif", "from_uai", "read_uai_evidence"]
+__all__ = [*_MODULE_OF]  # noqa: PLE0604 - all of them are strings
 
 
 def __getattr__(name: str) -> Any:
