@@ -15,7 +15,7 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"_validate", "_parallel", "_plain", "_npz"},
-    {"_sums", "_layers"},
+    {"_sums", "_layers", "_csv"},
     {"_engine", "space"},
     {"evidence", "grid", "families"},
     {"divergence", "models"},

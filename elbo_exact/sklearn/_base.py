@@ -153,7 +153,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return self.start
         one_of(self.init_params, "init_params", ("k-means++", "random"))
         shares = np.full(integer(self.n_components, "n_components", 1), -np.log(self.n_components))
-        model = Mixture(shares, self._families(rows, generator))
+        model = Mixture(shares, tuple(self._families(rows, generator)))
         if self.init_params == "random":
             return model.randomize(generator)
         return seeded(model, rows, counts, generator, self._mixture_prior())

@@ -84,17 +84,18 @@ class GaussianMixture(MixtureEstimator):
         return [Gaussian.random(rows, self.n_components, kind, rng=generator)]
 
     def _mixture_prior(self) -> Any:
-        return MixtureStatistics(None, (self.prior,)) if isinstance(self.prior, NormalInverseWishart) else self.prior
+        if isinstance(self.prior, NormalInverseWishart):
+            return MixtureStatistics(np.zeros(self.n_components), (self.prior,))
+        return self.prior
 
     def _show(self, model: Mixture) -> None:
         family = model.components[0]
         self.means_, self.covariances_ = np.array(family.means), np.array(family.covariances)
-        if family.covariance in ("tied", "full"):
-            factors = family.scales[None] if family.covariance == "tied" else family.scales
-            inverse = np.stack([solve_triangular(factor, np.eye(len(factor)), lower=True).T for factor in factors])
-            precisions = inverse @ np.swapaxes(inverse, 1, 2)
-            one = family.covariance == "tied"
-            self.precisions_cholesky_, self.precisions_ = (inverse[0], precisions[0]) if one else (inverse, precisions)
-        else:
-            self.precisions_cholesky_ = 1.0 / family.scales
-            self.precisions_ = self.precisions_cholesky_**2
+        if family.covariance in ("spherical", "diagonal"):
+            self.precisions_cholesky_: FloatArray = 1.0 / family.scales
+            self.precisions_: FloatArray = self.precisions_cholesky_**2
+            return
+        factors = family.scales.reshape(-1, family.n_columns, family.n_columns)
+        inverse = np.stack([solve_triangular(factor, np.eye(len(factor)), lower=True).T for factor in factors])
+        self.precisions_cholesky_ = inverse.reshape(family.scales.shape)
+        self.precisions_ = self.precisions_cholesky_ @ np.swapaxes(self.precisions_cholesky_, -1, -2)
