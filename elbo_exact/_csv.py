@@ -49,7 +49,9 @@ class _Refused(Exception):
     """What is wrong, without the name of the file."""
 
 
-def read_table(path: str | os.PathLike[str], *, text: bool = False, like: Table | None = None) -> Table:
+def read_table(
+    path: str | os.PathLike[str], *, text: bool = False, like: Table | None = None, largest: int | None = None
+) -> Table:
     """The table of a CSV file with a header row.
 
     Parameters
@@ -60,6 +62,9 @@ def read_table(path: str | os.PathLike[str], *, text: bool = False, like: Table 
         Cells are categories and not numbers; they are numbered in alphabetical order.
     like : Table, optional
         The file must have the columns of this table, in any order, and no other categories; its names and levels are taken over.
+
+    largest : int, optional
+        Numbers must be whole numbers 0 ... largest.
 
     Raises
     ------
@@ -86,7 +91,7 @@ def read_table(path: str | os.PathLike[str], *, text: bool = False, like: Table 
                 raise _Refused(f"the file has {size} bytes, at most {MAX_BYTES} are read")
             reader = csv.reader(_lines(file), strict=True)
             try:
-                return _table(reader, text, like)
+                return _table(reader, text, like, largest)
             finally:
                 line = reader.line_num
     except (_Refused, csv.Error) as error:
@@ -106,7 +111,7 @@ def _lines(file: object) -> Iterator[str]:
         yield line
 
 
-def _table(reader: Iterator[list[str]], text: bool, like: Table | None) -> Table:
+def _table(reader: Iterator[list[str]], text: bool, like: Table | None, largest: int | None) -> Table:
     names = _header(next(reader, []))
     order = list(range(len(names))) if like is None else _order(names, like.names)
     text = bool(like.levels) if like is not None else text
@@ -122,7 +127,7 @@ def _table(reader: Iterator[list[str]], text: bool, like: Table | None) -> Table
             raise _Refused(f"{len(cells)} cells where the header has {len(names)}")
         for d, place in enumerate(order):
             cell, name = cells[place].strip(), names[place]
-            values.append(_category(cell, name, numbers[d], like is None) if text else _number(cell, name))
+            values.append(_category(cell, name, numbers[d], like is None) if text else _number(cell, name, largest))
     if not values:
         raise _Refused("no rows follow the header")
     table = np.frombuffer(values, np.float64).reshape(-1, len(names))
@@ -155,7 +160,7 @@ def _order(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return [place[name] for name in wanted]
 
 
-def _number(cell: str, name: str) -> float:
+def _number(cell: str, name: str, largest: int | None) -> float:
     if cell in MISSING:
         return math.nan
     try:
@@ -164,6 +169,8 @@ def _number(cell: str, name: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise _Refused(f"column {name[:40]!r} must hold finite numbers; got {cell[:40]!r}")
+    if largest is not None and not (0 <= value <= largest and value.is_integer()):
+        raise _Refused(f"column {name[:40]!r} must hold whole numbers 0 ... {largest}; got {cell[:40]!r}")
     return value
 
 

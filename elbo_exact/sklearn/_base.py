@@ -156,7 +156,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         model = Mixture(shares, tuple(self._families(rows, generator)))
         if self.init_params == "random":
             return model.randomize(generator)
-        return seeded(model, rows, counts, generator, self._mixture_prior())
+        return seeded(model, model.observations(rows), counts, generator, self._mixture_prior())
 
     def _read(self, X: npt.ArrayLike, reset: bool) -> FloatArray:
         finite = "allow-nan" if self._allows_missing() else True
