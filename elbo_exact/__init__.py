@@ -65,6 +65,7 @@ _SUBMODULES = (
     "importance",
     "models",
     "projection",
+    "sklearn",
     "testing",
     "vae",
 )

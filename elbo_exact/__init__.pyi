@@ -9,6 +9,7 @@ from elbo_exact import gallery as gallery
 from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
+from elbo_exact import sklearn as sklearn
 from elbo_exact import testing as testing
 from elbo_exact import vae as vae
 from elbo_exact._audit import Audit as Audit
@@ -97,6 +98,7 @@ __all__ = [
     "renyi_divergence",
     "reverse_kl",
     "sample_posterior",
+    "sklearn",
     "study",
     "testing",
     "top_states",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import elbo_exact
+from elbo_exact import _fit_commands
 from elbo_exact._test_commands import add_commands
 
 __all__ = ["main", "parser"]
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     vae.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of start, shuffles and noise, default %(default)s")
     vae.add_argument("--plot", metavar="DIR", help="an existing folder for five .png files")
     add_commands(functools.partial(_command, commands), _whole, _lines)
+    _fit_commands.add_commands(functools.partial(_command, commands), _whole, _shown)
 
     _command(commands, "doctor", _doctor, "versions, threads, arithmetic, compiled kernels")
     cache = _command(commands, "cache", _cache, "where the compiled kernels are kept; compile them now; delete them")
@@ -233,6 +235,17 @@ def _lines(lines: Callable[[argparse.Namespace], Iterator[tuple[str, bool]]]) ->
         if options.json:
             _print(options, lambda: told, str)
         return OK if all(entry["fine"] for entry in told) else VIOLATED
+
+    return run
+
+
+def _shown(compute: Callable[[argparse.Namespace], Any], text: Callable[[Any], str]) -> Callable[[argparse.Namespace], int]:
+    """A command that computes, and shows the result as text or JSON."""
+
+    def run(options: argparse.Namespace) -> int:
+        result = compute(options)
+        _print(options, lambda: result, lambda: text(result))
+        return OK
 
     return run
 
