@@ -62,6 +62,7 @@ _SUBMODULES = (
     "families",
     "fit",
     "gallery",
+    "guides",
     "importance",
     "models",
     "projection",

@@ -6,6 +6,7 @@ from elbo_exact import bounds as bounds
 from elbo_exact import families as families
 from elbo_exact import fit as fit
 from elbo_exact import gallery as gallery
+from elbo_exact import guides as guides
 from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
@@ -82,6 +83,7 @@ __all__ = [
     "fit_em_online",
     "forward_kl",
     "gallery",
+    "guides",
     "gap",
     "hellinger",
     "importance",

@@ -17,7 +17,7 @@ LAYERS = [
     {"_validate", "_parallel", "_plain", "_npz"},
     {"_sums", "_layers"},
     {"_engine", "space"},
-    {"evidence", "grid", "families"},
+    {"evidence", "grid", "families", "guides"},
     {"divergence", "models"},
     {"variational", "_importance", "_mean_field"},
     {"importance"},
@@ -56,7 +56,7 @@ QUANTITIES = {
     "_ladder",
     "bounds",
 }
-MODELS = {"families", "models"}
+MODELS = {"families", "models", "guides"}
 FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST = 350  # lines
@@ -93,6 +93,7 @@ TESTED_ELSEWHERE = {
     "models/_network_inference.py": ("test_bayesian_network.py", "both methods against brute force"),
     "models/_elimination.py": ("test_bayesian_network.py", "likewise"),
     "adapters": ("test_adapters.py", "readers of one kind, sharing their words"),
+    "guides": ("test_guides.py", "one protocol, three guides"),
     "models/_causes.py": ("test_binary_causes.py", "what both layers share"),
     "models/noisy_or.py": ("test_binary_causes.py", "beside the other layer of causes"),
     "models/sigmoid_belief.py": ("test_binary_causes.py", "likewise"),
