@@ -45,6 +45,7 @@ _MODULE_OF = {
     # models and fits
     "fit_em": "fit",
     "fit_em_online": "fit",
+    "fit_vi": "fit",
     "FitResult": "fit",
     "Outcome": "fit",
     "Study": "_study",

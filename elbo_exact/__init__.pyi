@@ -44,6 +44,7 @@ from elbo_exact.fit import FitResult as FitResult
 from elbo_exact.fit import Outcome as Outcome
 from elbo_exact.fit import fit_em as fit_em
 from elbo_exact.fit import fit_em_online as fit_em_online
+from elbo_exact.fit import fit_vi as fit_vi
 from elbo_exact.grid import Grid as Grid
 from elbo_exact.space import LatentSpace as LatentSpace
 from elbo_exact.variational import elbo as elbo
@@ -81,10 +82,11 @@ __all__ = [
     "fit",
     "fit_em",
     "fit_em_online",
+    "fit_vi",
     "forward_kl",
     "gallery",
-    "guides",
     "gap",
+    "guides",
     "hellinger",
     "importance",
     "jeffreys",

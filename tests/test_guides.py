@@ -41,7 +41,7 @@ def torch_log_q(guide, params):
             y = TORCH[guide.network.activation](y) if i + 1 < len(layers) else y
     else:
         y = params.reshape(6, -1)
-    product = isinstance(guide, MeanField) and not isinstance(guide, Free) or getattr(guide, "product", False)
+    product = (isinstance(guide, MeanField) and not isinstance(guide, Free)) or getattr(guide, "product", False)
     if not product:
         return torch.log_softmax(y, -1)
     blocks = [torch.log_softmax(block, -1) for block in torch.split(y, SPACE.sizes, dim=1)]

@@ -130,7 +130,8 @@ class MeanField:
         return {"guide": type(self).__name__, "params": self.params.tolist(), "sizes": list(self.space.sizes)}
 
     def _rows(self, x: npt.ArrayLike) -> FloatArray:
-        n_rows = len(x) if hasattr(x, "__len__") else np.shape(x)[0]
+        rows: Any = x
+        n_rows = len(rows)
         if n_rows != len(self._logits):
             raise LogTableError(
                 f"x must hold the {len(self._logits)} observations of this guide; got {n_rows}; new observations need a new guide "
