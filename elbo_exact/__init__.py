@@ -42,6 +42,8 @@ _MODULE_OF = {
     "audit": "_audit",
     "DensityAudit": "_density",
     "audit_density": "_density",
+    "GapReport": "_gap_report",
+    "gap_report": "_gap_report",
     # models and fits
     "fit_em": "fit",
     "fit_em_online": "fit",

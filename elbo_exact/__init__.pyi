@@ -16,6 +16,8 @@ from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
 from elbo_exact._density import audit_density as audit_density
+from elbo_exact._gap_report import GapReport as GapReport
+from elbo_exact._gap_report import gap_report as gap_report
 from elbo_exact._study import Study as Study
 from elbo_exact._study import study as study
 from elbo_exact.divergence import chi2_divergence as chi2_divergence
@@ -59,6 +61,7 @@ __all__ = [
     "DensityAudit",
     "EnumerationTooLarge",
     "FitResult",
+    "GapReport",
     "Grid",
     "LatentSpace",
     "LogTableError",
@@ -86,6 +89,7 @@ __all__ = [
     "forward_kl",
     "gallery",
     "gap",
+    "gap_report",
     "guides",
     "hellinger",
     "importance",

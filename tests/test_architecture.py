@@ -26,7 +26,7 @@ LAYERS = [
     {"_density", "_coverage", "fit"},
     {"anatomy", "projection", "_bound_results", "vae"},
     {"_annealing"},
-    {"_k_sample", "_catalogue", "_theorems"},
+    {"_k_sample", "_gap_report", "_catalogue", "_theorems"},
     {"_ladder"},
     {"bounds"},
     {"gallery", "adapters"},
