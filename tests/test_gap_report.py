@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import elbo_exact as ee
+from elbo_exact.families import Bernoulli
+from elbo_exact.fit.optimizers import Adam
 from elbo_exact.guides import Amortized
+from elbo_exact.models import Mixture
 
 
 def log_sum(row):
@@ -68,3 +71,16 @@ def test_the_report_is_its_definition(product):
         assert (report.approximation <= 1e-13).all()
     for name in report.NAMES:
         assert name in str(report) and len(report.to_dict()[name]) == 12
+
+
+def test_an_amortized_fit_of_the_digits_comes_within_one_percent_of_em():
+    data = pytest.importorskip("sklearn.datasets").load_digits().data
+    x = (data >= 8).astype(int)
+    seeds = np.random.default_rng(1).choice(len(x), 10, replace=False)
+    start = Mixture(np.log(np.full(10, 0.1)), [Bernoulli.from_probabilities(0.25 + 0.5 * x[seeds])])
+    em = ee.fit_em(start, x, tolerance=0.1)
+    guide = Amortized.random(64, start.space, hidden=(64,), rng=0)
+    fit = ee.fit_vi(start, guide, x, optimizer=Adam(5e-3), batch_size=64, inner_iter=10, max_iter=8, rng=0)
+    reached = math.fsum(ee.log_evidence(fit.model.log_joint(x)).tolist())
+    assert reached >= 1.01 * em.objective  # both are negative
+    assert_recomputed(ee.gap_report(fit.model, fit.guide, x), fit.model, fit.guide, x)
