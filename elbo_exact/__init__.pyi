@@ -6,6 +6,7 @@ from elbo_exact import bounds as bounds
 from elbo_exact import families as families
 from elbo_exact import fit as fit
 from elbo_exact import gallery as gallery
+from elbo_exact import guides as guides
 from elbo_exact import importance as importance
 from elbo_exact import models as models
 from elbo_exact import projection as projection
@@ -16,6 +17,8 @@ from elbo_exact._audit import Audit as Audit
 from elbo_exact._audit import audit as audit
 from elbo_exact._density import DensityAudit as DensityAudit
 from elbo_exact._density import audit_density as audit_density
+from elbo_exact._gap_report import GapReport as GapReport
+from elbo_exact._gap_report import gap_report as gap_report
 from elbo_exact._study import Study as Study
 from elbo_exact._study import study as study
 from elbo_exact.divergence import chi2_divergence as chi2_divergence
@@ -44,6 +47,7 @@ from elbo_exact.fit import FitResult as FitResult
 from elbo_exact.fit import Outcome as Outcome
 from elbo_exact.fit import fit_em as fit_em
 from elbo_exact.fit import fit_em_online as fit_em_online
+from elbo_exact.fit import fit_vi as fit_vi
 from elbo_exact.grid import Grid as Grid
 from elbo_exact.space import LatentSpace as LatentSpace
 from elbo_exact.variational import elbo as elbo
@@ -58,6 +62,7 @@ __all__ = [
     "DensityAudit",
     "EnumerationTooLarge",
     "FitResult",
+    "GapReport",
     "Grid",
     "LatentSpace",
     "LogTableError",
@@ -81,9 +86,12 @@ __all__ = [
     "fit",
     "fit_em",
     "fit_em_online",
+    "fit_vi",
     "forward_kl",
     "gallery",
     "gap",
+    "gap_report",
+    "guides",
     "hellinger",
     "importance",
     "jeffreys",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
-from elbo_exact._validate import NORMALIZER_TOLERANCE, broadcast_rows, log_table, same_states
+from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, log_table, same_states
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.pivoted import cross_entropy_rows, gradient_rows
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_GAP
@@ -179,14 +179,22 @@ def elbo_gradient(
     >>> ee.elbo_gradient(np.log([0.3, 0.1]), np.log([0.5, 0.5])).round(6)
     array([ 0.274653, -0.274653])
     """
+    _, out, bounds, batch = gradient_results(log_joint, log_q, unnormalized)
+    gradient, error = (table.reshape(*batch, table.shape[-1]) for table in (out, bounds))
+    return (gradient, error) if return_error else gradient
+
+
+def gradient_results(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, unnormalized: bool
+) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
+    """What `elbo_gradient` is made of, row by row: ``pair_results``, the gradient, its error bounds, and the leading axes."""
     results, batch = pair_results(log_joint, log_q, False, unnormalized, "raise", None)
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     shape = same_states(target, "log_joint", q, "log_q")
     out, bounds = np.empty((2, len(results), target.shape[-1]))
     with np.errstate(all="ignore"):
         gradient_rows(broadcast_rows(target, shape), broadcast_rows(q, shape), results, out, bounds)
-    gradient, error = (table.reshape(*batch, target.shape[-1]) for table in (out, bounds))
-    return (gradient, error) if return_error else gradient
+    return results, out, bounds, batch
 
 
 def refuse_unnormalized_prior(log_prior: npt.ArrayLike) -> None:

@@ -17,7 +17,7 @@ LAYERS = [
     {"_validate", "_parallel", "_plain", "_npz"},
     {"_sums", "_layers", "_csv"},
     {"_engine", "space"},
-    {"evidence", "grid", "families"},
+    {"evidence", "grid", "families", "guides"},
     {"divergence", "models"},
     {"variational", "_importance", "_mean_field"},
     {"importance"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"_density", "_coverage", "fit"},
     {"anatomy", "projection", "_bound_results", "vae"},
     {"_annealing"},
-    {"_k_sample", "_catalogue", "_theorems"},
+    {"_k_sample", "_gap_report", "_catalogue", "_theorems"},
     {"_ladder"},
     {"bounds"},
     {"gallery", "adapters", "sklearn", "_fitted"},
@@ -56,7 +56,7 @@ QUANTITIES = {
     "_ladder",
     "bounds",
 }
-MODELS = {"families", "models"}
+MODELS = {"families", "models", "guides"}
 FRONT = {"report", "plot", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST = 350  # lines
@@ -97,6 +97,7 @@ TESTED_ELSEWHERE = {
     "_fitted.py": ("test_fit_commands.py", "models as the commands fit, keep and use them"),
     "sklearn": ("test_sklearn.py", "one face, tested by scikit-learn's own checks"),
     "adapters": ("test_adapters.py", "readers of one kind, sharing their words"),
+    "guides": ("test_guides.py", "one protocol, three guides"),
     "models/_causes.py": ("test_binary_causes.py", "what both layers share"),
     "models/noisy_or.py": ("test_binary_causes.py", "beside the other layer of causes"),
     "models/sigmoid_belief.py": ("test_binary_causes.py", "likewise"),

@@ -11,7 +11,7 @@ import numpy as np
 from elbo_exact.errors import CollapsedComponent
 from elbo_exact.fit.result import FitResult, Outcome, Restart
 
-__all__ = ["Point", "Step", "Walk", "climb"]
+__all__ = ["Point", "Step", "Stopped", "Walk", "climb"]
 
 EPSILON = 2.0**-52
 
@@ -33,6 +33,14 @@ class Point(Protocol):
 
 
 P = TypeVar("P", bound=Point)
+
+
+class Stopped(Exception):
+    """Raised by a step that was not taken and ends the fit with an outcome of its own."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome, self.detail = outcome, detail
 
 
 class Step(NamedTuple):
@@ -82,6 +90,9 @@ def climb(
             following, gain, error = step(point)
         except CollapsedComponent as collapse:
             outcome, detail = Outcome.DEGENERATE, f"step {len(gains) + 1}: {collapse}"
+            break
+        except Stopped as stop:
+            outcome, detail = stop.outcome, f"step {len(gains) + 1}: {stop.detail}"
             break
         if gain < -error:
             outcome = Outcome.NOT_MONOTONE

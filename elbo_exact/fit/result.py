@@ -25,8 +25,13 @@ class Outcome(enum.Enum):
     )
     NOISY = (
         "A pass over mini-batches lowered the objective, so it was not kept: what is left to gain is less than the noise of its steps; "
-        "go on with fit_em from here."
+        "go on with fit_em from here, or with a lower learning rate."
     )
+    DIVERGED = (
+        "A step left the range of numbers or lost more than it could win back, so it was not kept; "
+        "lower the learning rate and go on from the last good parameters, which are returned."
+    )
+    INTERRUPTED = "The run was interrupted; the last good parameters are returned."
     DEGENERATE = (
         "A component was about to collapse, where the likelihood has no maximum, so the step was not taken; "
         "start elsewhere, take fewer components, or give a prior."

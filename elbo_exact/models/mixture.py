@@ -22,6 +22,7 @@ from elbo_exact.families._simplex import (
     maximized,
     pseudo_count_table,
     simplex_change,
+    simplex_pullback,
     uniform_simplex,
 )
 from elbo_exact.models._expected import Expected
@@ -253,6 +254,20 @@ class Mixture:
         parts = zip(self.components, statistics.components, imaginary.components, strict=True)
         families = tuple(family.maximize(part, extra) for family, part, extra in parts)
         return Mixture(maximized(self.log_weights, counts), families)
+
+    def pullback(self, x: npt.ArrayLike, cotangent: npt.ArrayLike) -> FloatArray:
+        """Gradient of sum(cotangent * log_joint(x)): in ``log_weights``, then that of each family's ``pullback``; zeros fixed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> model = Mixture(np.log([0.25, 0.75]), [Categorical(np.log([[0.5, 0.5], [0.5, 0.5]]))])
+        >>> model.pullback([[0]], [[1.0, 0.0]]).round(12)
+        array([ 0.75, -0.75,  0.5 , -0.5 ,  0.  ,  0.  ])
+        """
+        table = real_array(cotangent, "cotangent")
+        shares = simplex_pullback(self._shares, table.sum(axis=0))
+        return np.concatenate([shares, *(family.pullback(column, table) for column, family in self._pairs(self._checked(x)))])
 
     def log_prior(self, prior: Any = None) -> tuple[float, float]:
         """Log prior up to a constant, in nats (pseudo-counts times log parameters where they are counts), and its error bound."""

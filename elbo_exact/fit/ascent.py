@@ -1,0 +1,56 @@
+"""Uphill in one flat vector: L-BFGS-B on all rows, or a first-order optimizer on mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.fit.optimizers import Optimizer, OptimizerState
+
+__all__ = ["Slope", "by_batches", "by_lbfgs"]
+
+# parameters and rows (None: all) to the mean of what is maximized and its gradient
+Slope = Callable[[FloatArray, Any], tuple[float, FloatArray]]
+
+
+def by_lbfgs(slope: Slope, params: FloatArray, max_iter: int) -> FloatArray:
+    """At most so many iterations of L-BFGS-B (Byrd, Lu, Nocedal & Zhu 1995, SIAM J. Sci. Comput. 16:1190); -inf stays."""
+    moving, place = params > -np.inf, params.copy()
+
+    def loss(values: FloatArray) -> tuple[float, FloatArray]:
+        place[moving] = values
+        value, gradient = slope(place, None)
+        return -value, -gradient[moving]
+
+    # the tolerances are 0: the fit itself decides what a gain is worth
+    settings = {"maxiter": max_iter, "maxfun": 2 * max_iter + 20, "ftol": 0.0, "gtol": 1e-12, "maxcor": 20}
+    found = minimize(loss, params[moving], jac=True, method="L-BFGS-B", options=settings)
+    end = params.copy()
+    end[moving] = found.x
+    return end
+
+
+def by_batches(
+    slope: Slope,
+    params: FloatArray,
+    optimizer: Optimizer,
+    state: OptimizerState,
+    n_rows: int,
+    batch_size: int | None,
+    passes: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """So many passes over the rows, shuffled anew each time; ``state`` is changed. NaN or infinities end it early."""
+    place = params.copy()
+    for _ in range(passes):
+        batches = [None] if batch_size is None else np.split(rng.permutation(n_rows), range(batch_size, n_rows, batch_size))
+        for batch in batches:
+            value, gradient = slope(place, batch)
+            if not (np.isfinite(value) and np.isfinite(gradient).all()):
+                return np.full_like(params, np.nan)
+            optimizer.update(place, -gradient, state)
+    return place

@@ -1,0 +1,178 @@
+"""One network for all observations: x to the logits of q(z | x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._layers import Perceptron
+from elbo_exact._validate import FloatArray, integer, real_array
+from elbo_exact.errors import LogTableError
+from elbo_exact.guides._factors import Pullback, checked_cotangent, flat_params, log_product
+from elbo_exact.space import LatentSpace
+
+__all__ = ["Amortized"]
+
+
+@dataclass(frozen=True, eq=False)
+class Amortized:
+    """q(z | x) with logits from a multilayer perceptron: any categorical distribution, or a product over the variables.
+
+    Parameters
+    ----------
+    params : array_like, shape (network.n_params,)
+        Weights and biases, flat; `random` draws them.
+    network : Perceptron
+        Inputs: the columns of x. Outputs: one logit per state or, with ``product``, one per value of each variable.
+    space : LatentSpace
+        The variables.
+    product : bool
+        Whether the variables are independent given x (mean field).
+
+    Raises
+    ------
+    LogTableError, ValueError
+        Parameters or outputs of another number, NaN or infinite parameters.
+
+    Notes
+    -----
+    Rows are independent, but BLAS may round a row differently in another batch. O(N (parameters + S)) a table.
+    Dayan, Hinton, Neal & Zemel (1995), Neural Computation 7:889; Kingma & Welling (2014), arXiv:1312.6114.
+
+    Examples
+    --------
+    >>> import numpy as np, elbo_exact as ee
+    >>> guide = Amortized.random(4, ee.LatentSpace((3,)), hidden=(8,), rng=0)
+    >>> guide.params.size, np.exp(guide.log_q(np.eye(4))).sum(axis=1).round(12)
+    (67, array([1., 1., 1., 1.]))
+    """
+
+    params: FloatArray
+    network: Perceptron
+    space: LatentSpace
+    product: bool = False
+
+    def __post_init__(self) -> None:
+        params, wanted = flat_params(self.params), sum(self.factors.sizes)
+        if self.network.sizes[-1] != wanted:
+            raise ValueError(f"network must have {wanted} outputs, one per logit; got {self.network.sizes[-1]}.")
+        if params.size != self.network.n_params or not np.isfinite(params).all():
+            came = f"got {params.size}" if params.size != self.network.n_params else "got an infinity"
+            raise LogTableError(f"params must be {self.network.n_params} finite numbers; {came}.", "params")
+        object.__setattr__(self, "params", params)
+
+    @classmethod
+    def random(
+        cls,
+        n_features: int,
+        space: LatentSpace,
+        *,
+        hidden: Sequence[int] = (64,),
+        activation: str = "tanh",
+        product: bool = False,
+        rng: np.random.Generator | int | None = None,
+    ) -> Amortized:
+        """Random weights, biases 0.
+
+        Parameters
+        ----------
+        n_features : int
+            Columns of x.
+        space : LatentSpace
+        hidden : sequence of int
+            Sizes of the hidden layers; none is a linear map (softmax regression).
+        activation : {"tanh", "relu", "softplus"}
+        product : bool
+            Mean field instead of one categorical distribution over all states.
+        rng : numpy.random.Generator or seed, optional
+
+        Examples
+        --------
+        >>> Amortized.random(4, LatentSpace((2, 2, 2)), hidden=(), product=True, rng=0).network.sizes
+        (4, 6)
+        """
+        outputs = sum(_factors(space, product).sizes)
+        network = Perceptron((integer(n_features, "n_features", 1), *hidden, outputs), activation)
+        return cls(network.initial(np.random.default_rng(rng)), network, space, product)
+
+    @property
+    def factors(self) -> LatentSpace:
+        """The independent variables: those of the space, or one over all its states."""
+        return _factors(self.space, self.product)
+
+    def with_params(self, params: npt.ArrayLike) -> Amortized:
+        """The same network with other parameters."""
+        return Amortized(np.asarray(params), self.network, self.space, self.product)
+
+    def log_q(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
+        """log q(z | x_n), normalized, in nats.
+
+        Parameters
+        ----------
+        x : array_like, shape (N, n_features)
+        states : slice, optional
+            Only these states.
+
+        Returns
+        -------
+        ndarray, shape (N, S) or (N, stop - start)
+
+        Raises
+        ------
+        LogTableError
+            Another number of columns, NaN or infinities.
+        """
+        logits, _ = self.network.forward(self.params, self._inputs(x))
+        return log_product(logits, self.factors, states)[0]
+
+    def forward(self, x: npt.ArrayLike) -> tuple[FloatArray, Pullback]:
+        """`log_q` and its pullback, cotangent (N, S) to gradient, without computing the table again."""
+        logits, to_params = self.network.forward(self.params, self._inputs(x))
+        table, to_logits = log_product(logits, self.factors)
+
+        def pullback(cotangent: FloatArray) -> FloatArray:
+            gradient = np.empty(self.params.size)
+            to_params(to_logits(cotangent), gradient, False)
+            return gradient
+
+        return table, pullback
+
+    def pullback(self, x: npt.ArrayLike, cotangent: npt.ArrayLike) -> FloatArray:
+        """Gradient of sum(cotangent * log_q(x)) in ``params``.
+
+        Examples
+        --------
+        >>> guide = Amortized(np.zeros(4), Perceptron((1, 2)), LatentSpace((2,)))  # weights, then biases
+        >>> guide.pullback([[3.0]], [[1.0, 0.0]])
+        array([ 1.5, -1.5,  0.5, -0.5])
+        """
+        table, back = self.forward(x)
+        return back(checked_cotangent(cotangent, table.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and settings."""
+        return {
+            "guide": "Amortized",
+            "params": self.params.tolist(),
+            "layers": list(self.network.sizes),
+            "activation": self.network.activation,
+            "sizes": list(self.space.sizes),
+            "product": self.product,
+        }
+
+    def _inputs(self, x: npt.ArrayLike) -> FloatArray:
+        rows = real_array(x, "x")
+        if rows.ndim != 2 or rows.shape[1] != self.network.sizes[0]:
+            raise LogTableError(f"x must have shape (N, {self.network.sizes[0]}); got {rows.shape}.", "x", rows.shape)
+        if not np.isfinite(rows).all():
+            row = int((~np.isfinite(rows)).any(axis=1).argmax())
+            raise LogTableError(f"x must be finite for a network; row {row} is not; fill in missing values.", "x", row)
+        return rows
+
+
+def _factors(space: LatentSpace, product: bool) -> LatentSpace:
+    return space if product else LatentSpace((space.size,))
