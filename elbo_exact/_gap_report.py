@@ -137,7 +137,7 @@ def _best(log_joint: FloatArray, log_q: FloatArray, guide: Any, restarts: int, r
 
 
 def _columns(own: Audit, other: Audit, parts: GapAnatomy) -> tuple[dict[str, Any], dict[str, Any]]:
-    places = {
+    places: dict[str, tuple[Any, str]] = {
         "log_evidence": (own, "log_evidence"),
         "elbo": (own, "elbo"),
         "best_elbo": (other, "elbo"),

@@ -116,7 +116,7 @@ def elbo_gradients(model: Any, guide: Any, x: npt.ArrayLike, *, weights: npt.Arr
 
     Notes
     -----
-    The cotangent of log q is `elbo_gradient`, that of the log joint is q itself; each is pulled back once. O(N S) and the cost of the
+    The cotangent of log q is `~elbo_exact.elbo_gradient`, that of the log joint is q itself; each is pulled back once. O(N S) and the cost of the
     guide. NaN where the ELBO is -inf, which has no gradient.
 
     Examples

@@ -59,10 +59,10 @@ def fit_vi(
         A step of the first is ``model.maximize`` under q, and then the guide brought towards its optimum; a step of the second moves
         the parameters of both by the gradient.
     optimizer : Optimizer, optional
-        See ``elbo_exact.fit.optimizers``. By default L-BFGS-B on all rows; and in alternating training a `Free` guide is set to its
+        See ``elbo_exact.fit.optimizers``. By default L-BFGS-B on all rows; and in alternating training a `~elbo_exact.guides.Free` guide is set to its
         optimum, the posterior, which makes the fit that of EM.
     batch_size : int, optional
-        Rows of one step of the optimizer, for an `Amortized` guide; all by default.
+        Rows of one step of the optimizer, for an `~elbo_exact.guides.Amortized` guide; all by default.
     inner_iter : int
         Iterations of L-BFGS-B, or passes of the optimizer over the rows, in each step.
     max_iter : int
@@ -262,7 +262,7 @@ def _mean_slope(guide: Any, log_joint: FloatArray, x: Any, counts: FloatArray) -
 
 
 def _posterior(guide: Free, log_joint: FloatArray) -> Free:
-    possible = (log_joint > -np.inf).any(axis=1)
+    possible = np.any(log_joint > -np.inf, axis=1)
     return Free.optimum(np.where(possible[:, None], log_joint, 0.0), guide.space)
 
 
