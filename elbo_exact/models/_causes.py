@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, categories_or_missing
+from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
-from elbo_exact.families._simplex import LIBM, LogSimplex, U
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, draw, log_simplex
 from elbo_exact.kernels.reduce import log_evidence_rows
 from elbo_exact.models._expected import Expected, Posterior
 from elbo_exact.space import MAX_BYTES, LatentSpace, count_text, refuse_above
 
 __all__ = [
     "CauseMarginals",
+    "FindingLogs",
     "cause_bits",
-    "cause_table",
+    "cause_counts",
+    "cause_tables",
     "checked_findings",
+    "checked_layer",
+    "checked_weights",
+    "draw_causes",
     "expected_by_rows",
     "marginals_by_rows",
     "refuse_large",
 ]
+
+FindingLogs = tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
 
 CHUNK_BYTES = 2**25  # of one table; an E-step holds about ten of them
 TABLES = 10
@@ -56,13 +63,69 @@ def cause_bits(space: LatentSpace, first: int, last: int) -> npt.NDArray[np.bool
     return np.stack([(number >> shift) & 1 for shift in range(space.n_variables - 1, -1, -1)]).astype(bool)
 
 
-def cause_table(causes: LogSimplex, bits: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+def checked_layer(log_causes: Any, links: dict[str, Any], valid: Callable[[FloatArray], Any], rule: str) -> dict[str, Any]:
+    """The fields of a layer: causes (n, 2), a table of links (D, n) and a base (D,), read-only copies, whose values are ``valid``."""
+    causes = log_simplex(log_causes, "log_causes", 2)
+    if causes.given.shape[1] != 2:
+        raise LogTableError(f"log_causes must have shape (n, 2); got {causes.given.shape}.", "log_causes")
+    arrays = {name: real_array(values, name).copy() for name, values in links.items()}
+    (first, table), (second, base) = arrays.items()
+    if table.ndim != 2 or table.shape[1] != len(causes.given) or base.shape != table.shape[:1] or not base.size:
+        expected = f"(D, {len(causes.given)}) and (D,)"
+        raise LogTableError(f"{first} and {second} must have shapes {expected}; got {table.shape}, {base.shape}.", first)
+    for name, values in arrays.items():
+        wrong = ~np.asarray(valid(values))
+        if wrong.any():
+            raise LogTableError(f"{name} must be {rule}; got {values[wrong][0]:g}.", name)
+        values.flags.writeable = False
+    return {"log_causes": causes.given, "_causes": causes, **arrays}
+
+
+def cause_tables(
+    model: Any, x: npt.ArrayLike, states: slice | None, finding: Callable[[npt.NDArray[np.bool_], int], FindingLogs]
+) -> tuple[FloatArray, FloatArray]:
+    """log p(x_n, state) and its error bound; ``finding(bits, d)`` gives log p(x_d = 0), log p(x_d = 1), and a bound for each."""
+    index, (first, last) = checked_findings(x, model.n_findings), model.space.span(states)
+    refuse_large(LatentSpace((max(last - first, 1),)), len(index), 2)
+    bits = cause_bits(model.space, first, last)
+    prior, prior_error = _prior(model._causes, bits)
+    table, error = np.tile(prior, (len(index), 1)), np.tile(prior_error, (len(index), 1))
+    for d in range(model.n_findings):
+        for value, (logs, bound) in enumerate(zip(*finding(bits, d), strict=True)):
+            rows = index[:, d] == value
+            table[rows] += logs
+            error[rows] += np.where(np.isfinite(logs), bound, 0.0)
+    bound = 1.01 * (error + model.n_findings * U * np.abs(table))
+    return table, np.where(table > -np.inf, bound, 0.0)
+
+
+def _prior(causes: LogSimplex, bits: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
     """log p(state) and its error bound: terms are negative, so partial sums never exceed the last."""
     table, error = np.zeros(bits.shape[1]), np.zeros(bits.shape[1])
     for j, bit in enumerate(bits):
         table += np.where(bit, causes.normalized[j, 1], causes.normalized[j, 0])
         error += np.where(bit, causes.error[j, 1], causes.error[j, 0])
     return table, error + len(bits) * U * np.abs(table)
+
+
+def checked_weights(weights: npt.ArrayLike, n_rows: int, space: LatentSpace) -> FloatArray:
+    """A weight table (N, 2**n)."""
+    table = real_array(weights, "weights")
+    if table.shape != (n_rows, space.size):
+        raise LogTableError(f"weights must have shape {(n_rows, space.size)}; got {table.shape}.", "weights")
+    return table
+
+
+def cause_counts(table: FloatArray, bits: npt.NDArray[np.bool_]) -> FloatArray:
+    """Weight of the absence and of the presence of every cause (n, 2)."""
+    total = np.add.reduce(table, axis=0)
+    return np.array([[total[~bit].sum(), total[bit].sum()] for bit in bits])
+
+
+def draw_causes(log_causes: FloatArray, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Independent causes (n, causes)."""
+    rows = integer(n, "n", 0)
+    return np.stack([draw(log_causes, np.full(rows, j), rng) for j in range(len(log_causes))], axis=1)
 
 
 def refuse_large(space: LatentSpace, n_rows: int, n_tables: int, max_bytes: int = MAX_BYTES) -> None:

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, integer, real_array
-from elbo_exact.errors import LogTableError
+from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.families._rounding import rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, draw, log_simplex, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
+    FindingLogs,
     cause_bits,
-    cause_table,
+    cause_counts,
+    cause_tables,
     checked_findings,
+    checked_layer,
+    checked_weights,
+    draw_causes,
     expected_by_rows,
     marginals_by_rows,
-    refuse_large,
 )
 from elbo_exact.models._expected import Expected
 from elbo_exact.space import LatentSpace
@@ -67,22 +70,9 @@ class NoisyOr:
     _causes: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        causes = log_simplex(self.log_causes, "log_causes", 2)
-        strengths, leak = real_array(self.strengths, "strengths").copy(), real_array(self.leak, "leak").copy()
-        if causes.given.shape[1] != 2:
-            raise LogTableError(f"log_causes must have shape (n, 2); got {causes.given.shape}.", "log_causes")
-        if strengths.ndim != 2 or strengths.shape[1] != len(causes.given) or leak.shape != strengths.shape[:1] or not leak.size:
-            expected = f"(D, {len(causes.given)}) and (D,)"
-            raise LogTableError(
-                f"strengths and leak must have shapes {expected}; got {strengths.shape}, {leak.shape}.", "strengths"
-            )
-        for name, values in (("strengths", strengths), ("leak", leak)):
-            if not (values >= 0.0).all():
-                raise LogTableError(f"{name} must be in [0, inf]; got {values[~(values >= 0.0)][0]:g}.", name)
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
-        object.__setattr__(self, "log_causes", causes.given)
-        object.__setattr__(self, "_causes", causes)
+        links = {"strengths": self.strengths, "leak": self.leak}
+        for name, value in checked_layer(self.log_causes, links, lambda values: values >= 0.0, "in [0, inf]").items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_probabilities(cls, causes: npt.ArrayLike, links: npt.ArrayLike, leak: npt.ArrayLike) -> NoisyOr:
@@ -139,17 +129,14 @@ class NoisyOr:
         Given a finding, link j fired with probability s_j / p(x_d = 1 | z), and did not with f_j (1 - F_j) / p(x_d = 1 | z), where
         f_j = 1 - s_j and F_j is the probability that all other present causes and the leak fail: no subtraction of near numbers.
         """
-        index, table = checked_findings(x, self.n_findings), real_array(weights, "weights")
-        if table.shape != (len(index), self.space.size):
-            raise LogTableError(f"weights must have shape {(len(index), self.space.size)}; got {table.shape}.", "weights")
+        index = checked_findings(x, self.n_findings)
+        table = checked_weights(weights, len(index), self.space)
         bits = np.vstack([np.ones((1, self.space.size), bool), cause_bits(self.space, 0, self.space.size)])
-        total = np.add.reduce(table, axis=0)
-        causes = np.array([[total[~bit].sum(), total[bit].sum()] for bit in bits[1:]])
         links = np.empty((self.n_findings, len(bits), 2))
         for d in range(self.n_findings):
             absent, present = (np.add.reduce(table[index[:, d] == value], axis=0) for value in (0, 1))
             links[d] = _fired(bits, np.append(self.leak[d], self.strengths[d]), absent, present)
-        return NoisyOrStatistics(causes, links)
+        return NoisyOrStatistics(cause_counts(table, bits[1:]), links)
 
     def maximize(self, statistics: NoisyOrStatistics, prior: Any = None) -> NoisyOr:
         """Shares of the counts, in closed form; structural zeros stay, what was never possible keeps its parameter."""
@@ -191,8 +178,8 @@ class NoisyOr:
         self, n: int, *, rng: np.random.Generator | int | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Draw findings (n, D) and causes (n, causes)."""
-        generator, rows = np.random.default_rng(rng), integer(n, "n", 0)
-        z = np.stack([draw(self.log_causes, np.full(rows, j), generator) for j in range(len(self.log_causes))], axis=1)
+        generator = np.random.default_rng(rng)
+        z = draw_causes(self.log_causes, n, generator)
         y = self.leak + np.where(z[:, None, :] == 1, self.strengths, 0.0).sum(axis=-1)
         return (generator.standard_exponential(y.shape) < y).astype(np.int64), z
 
@@ -201,24 +188,15 @@ class NoisyOr:
         return {name: getattr(self, name).tolist() for name in ("log_causes", "strengths", "leak")}
 
     def _tables(self, x: npt.ArrayLike, states: slice | None) -> tuple[FloatArray, FloatArray]:
-        index, (first, last) = checked_findings(x, self.n_findings), self.space.span(states)
-        refuse_large(LatentSpace((max(last - first, 1),)), len(index), 2)
-        bits = cause_bits(self.space, first, last)
-        prior, prior_error = cause_table(self._causes, bits)
-        table, error = np.tile(prior, (len(index), 1)), np.tile(prior_error, (len(index), 1))
-        for d in range(self.n_findings):
-            y = _strength(bits, self.leak[d], self.strengths[d])
-            with np.errstate(divide="ignore"):
-                logs = -y, np.log(-np.expm1(-y)), np.zeros(1)
-            # y: n additions of positive numbers. 1 - e^-y keeps the relative error of y; the logarithm's own is relative
-            relative = len(bits) * U
-            bounds = relative * np.abs(y), relative + LIBM + LIBM * np.abs(logs[1]), np.zeros(1)
-            for value in (0, 1):
-                rows = index[:, d] == value
-                table[rows] += logs[value]
-                error[rows] += np.where(np.isfinite(logs[value]), bounds[value], 0.0)
-        bound = 1.01 * (error + self.n_findings * U * np.abs(table))
-        return table, np.where(table > -np.inf, bound, 0.0)
+        return cause_tables(self, x, states, self._finding)
+
+    def _finding(self, bits: npt.NDArray[np.bool_], d: int) -> FindingLogs:
+        y = _strength(bits, self.leak[d], self.strengths[d])
+        with np.errstate(divide="ignore"):
+            fired = np.log(-np.expm1(-y))
+        # y: n additions of positive numbers. 1 - e^-y keeps the relative error of y; the logarithm's own is relative
+        relative = len(bits) * U
+        return (-y, fired), (relative * np.abs(y), relative + LIBM + LIBM * np.abs(fired))
 
     def _counts(self, statistics: NoisyOrStatistics, prior: Any) -> tuple[FloatArray, FloatArray]:
         count, shape = _pseudo_count(prior), (*self.strengths.shape, 2)

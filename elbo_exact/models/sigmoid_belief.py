@@ -9,15 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from elbo_exact._validate import FloatArray, integer, real_array
-from elbo_exact.errors import LogTableError
+from elbo_exact._validate import FloatArray
 from elbo_exact.families._rounding import log_prior, rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, draw, log_simplex, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
+    FindingLogs,
     cause_bits,
-    cause_table,
+    cause_counts,
+    cause_tables,
     checked_findings,
+    checked_layer,
+    checked_weights,
+    draw_causes,
     expected_by_rows,
     marginals_by_rows,
     refuse_large,
@@ -70,20 +74,9 @@ class SigmoidBelief:
     _causes: LogSimplex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        causes = log_simplex(self.log_causes, "log_causes", 2)
-        weights, bias = real_array(self.weights, "weights").copy(), real_array(self.bias, "bias").copy()
-        if causes.given.shape[1] != 2:
-            raise LogTableError(f"log_causes must have shape (n, 2); got {causes.given.shape}.", "log_causes")
-        if weights.ndim != 2 or weights.shape[1] != len(causes.given) or bias.shape != weights.shape[:1] or not bias.size:
-            expected = f"(D, {len(causes.given)}) and (D,)"
-            raise LogTableError(f"weights and bias must have shapes {expected}; got {weights.shape}, {bias.shape}.", "weights")
-        for name, values in (("weights", weights), ("bias", bias)):
-            if not np.isfinite(values).all():
-                raise LogTableError(f"{name} must be finite; got {values[~np.isfinite(values)][0]:g}.", name)
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
-        object.__setattr__(self, "log_causes", causes.given)
-        object.__setattr__(self, "_causes", causes)
+        links = {"weights": self.weights, "bias": self.bias}
+        for name, value in checked_layer(self.log_causes, links, np.isfinite, "finite").items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_findings(self) -> int:
@@ -127,16 +120,13 @@ class SigmoidBelief:
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> BeliefStatistics:
         """Expected counts under a weight table (N, 2**n)."""
-        index, table = checked_findings(x, self.n_findings), real_array(weights, "weights")
-        if table.shape != (len(index), self.space.size):
-            raise LogTableError(f"weights must have shape {(len(index), self.space.size)}; got {table.shape}.", "weights")
-        total = np.add.reduce(table, axis=0)
-        bits = cause_bits(self.space, 0, self.space.size)
+        index = checked_findings(x, self.n_findings)
+        table = checked_weights(weights, len(index), self.space)
         findings = np.empty((self.n_findings, 2, self.space.size))
         for d in range(self.n_findings):
             for value in (0, 1):
                 findings[d, value] = np.add.reduce(table[index[:, d] == value], axis=0)
-        return BeliefStatistics(np.array([[total[~bit].sum(), total[bit].sum()] for bit in bits]), findings)
+        return BeliefStatistics(cause_counts(table, cause_bits(self.space, 0, self.space.size)), findings)
 
     def maximize(self, statistics: BeliefStatistics, prior: Any = None) -> SigmoidBelief:
         """Generalized M-step (Dempster, Laird & Rubin 1977): the causes in closed form, each finding by a concave ascent.
@@ -173,8 +163,8 @@ class SigmoidBelief:
         self, n: int, *, rng: np.random.Generator | int | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Draw findings (n, D) and causes (n, causes)."""
-        generator, rows = np.random.default_rng(rng), integer(n, "n", 0)
-        z = np.stack([draw(self.log_causes, np.full(rows, j), generator) for j in range(len(self.log_causes))], axis=1)
+        generator = np.random.default_rng(rng)
+        z = draw_causes(self.log_causes, n, generator)
         odds = self.bias + np.where(z[:, None, :] == 1, self.weights, 0.0).sum(axis=-1)
         return (generator.logistic(size=odds.shape) < odds).astype(np.int64), z
 
@@ -187,22 +177,14 @@ class SigmoidBelief:
         return counts + pseudo_count_table(prior, self.log_causes.shape, "prior")
 
     def _tables(self, x: npt.ArrayLike, states: slice | None) -> tuple[FloatArray, FloatArray]:
-        index, (first, last) = checked_findings(x, self.n_findings), self.space.span(states)
-        refuse_large(LatentSpace((max(last - first, 1),)), len(index), 2)
-        bits = cause_bits(self.space, first, last)
-        prior, prior_error = cause_table(self._causes, bits)
-        table, error = np.tile(prior, (len(index), 1)), np.tile(prior_error, (len(index), 1))
-        for d in range(self.n_findings):
-            odds, size = _log_odds(bits, np.append(self.bias[d], self.weights[d]))
-            soft = np.log1p(np.exp(-np.abs(odds)))
-            # n additions; a sigmoid's logarithm moves by at most as much as the odds; exp and log1p move `soft` by LIBM each
-            bound = len(bits) * U * size + 2.0 * LIBM * soft + U * (np.abs(odds) + soft)
-            for value, sign in ((0, 1.0), (1, -1.0)):
-                rows = index[:, d] == value
-                table[rows] -= np.maximum(sign * odds, 0.0) + soft
-                error[rows] += bound
-        bound = 1.01 * (error + self.n_findings * U * np.abs(table))
-        return table, np.where(table > -np.inf, bound, 0.0)
+        return cause_tables(self, x, states, self._finding)
+
+    def _finding(self, bits: npt.NDArray[np.bool_], d: int) -> FindingLogs:
+        odds, size = _log_odds(bits, np.append(self.bias[d], self.weights[d]))
+        soft = np.log1p(np.exp(-np.abs(odds)))
+        # n additions; a sigmoid's logarithm moves by at most as much as the odds; exp and log1p move `soft` by LIBM each
+        bound = len(bits) * U * size + 2.0 * LIBM * soft + U * (np.abs(odds) + soft)
+        return (-(np.maximum(odds, 0.0) + soft), -(np.maximum(-odds, 0.0) + soft)), (bound, bound)
 
 
 def _log_odds(bits: npt.NDArray[np.bool_], theta: FloatArray) -> tuple[FloatArray, FloatArray]:
