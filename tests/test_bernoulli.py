@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from family_laws import (
     assert_prior_change,
     assert_pullback,
 )
-from flint import arb, ctx
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from test_categorical import NINF, SEEDS, exact_log_probability
@@ -25,12 +24,7 @@ from test_categorical import NINF, SEEDS, exact_log_probability
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Bernoulli
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 1400
-    yield
-    ctx.prec = before
+ARB_BITS = 1400
 
 
 def exact_log_density(family: Bernoulli, row: Any, k: int) -> Any:

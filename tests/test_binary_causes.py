@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from arb_oracle import verdict
-from flint import arb, ctx
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from test_categorical import NINF, SEEDS, exact_log_probability
@@ -20,15 +19,10 @@ from elbo_exact.fit import Outcome, fit_em
 from elbo_exact.models import NoisyOr, SigmoidBelief
 from elbo_exact.models import _causes as causes_module
 
+ARB_BITS = 420
+
 U = 2.0**-53
 INF = math.inf
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 420
-    yield
-    ctx.prec = before
 
 
 @st.composite

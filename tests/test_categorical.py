@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from arb_oracle import exact_sum, verdict
 from family_laws import assert_pullback
-from flint import arb, ctx
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
 
+ARB_BITS = 1400  # resolves 1 + exp(-900)
+
 NINF = -math.inf
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 1400  # resolves 1 + exp(-900)
-    yield
-    ctx.prec = before
 
 
 def exact_log_probability(row: Any, category: int) -> Any:

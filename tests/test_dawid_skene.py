@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from arb_oracle import verdict
-from flint import arb, ctx
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from test_categorical import NINF, SEEDS, exact_log_probability
@@ -22,14 +21,9 @@ from elbo_exact.evidence import log_evidence, posterior
 from elbo_exact.fit import Outcome, fit_em
 from elbo_exact.models import DawidSkene, RatingCounts
 
+ARB_BITS = 420
+
 U = 2.0**-53
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 420
-    yield
-    ctx.prec = before
 
 
 @st.composite

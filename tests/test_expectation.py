@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flint import arb, ctx
+from flint import arb
 from test_mixture_families import exact_objective
 
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
@@ -20,7 +20,7 @@ from elbo_exact.models._fused_gaussian import WIDE
 from elbo_exact.models._moved import evidence_change
 
 NINF, NAN = -math.inf, math.nan
-ctx.prec = max(ctx.prec, 420)
+ARB_BITS = 420
 
 
 def shares(n_states: int) -> Any:

@@ -6,14 +6,13 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from arb_oracle import verdict
-from flint import arb, ctx
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from test_categorical import NINF, SEEDS
@@ -25,15 +24,10 @@ from elbo_exact.fit import Outcome, fit_em
 from elbo_exact.fit.table import expected_by_table
 from elbo_exact.models import Mixture
 
+ARB_BITS = 420
+
 PATTERNS = np.array(list(itertools.product([0, 1], repeat=3)))
 COUNTS = np.array([20.0, 2.0, 9.0, 4.0, 6.0, 1.0, 0.0, 38.0])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 420
-    yield
-    ctx.prec = before
 
 
 def exact_objective(model: Mixture, x: Any, counts: Any) -> Any:

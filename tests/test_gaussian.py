@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from family_laws import assert_change_contained, assert_contained, assert_maximizes, assert_prior_change, assert_pullback
-from flint import arb, arb_mat, ctx
+from flint import arb, arb_mat
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -22,15 +21,10 @@ from elbo_exact.families import Gaussian, NormalInverseWishart
 from elbo_exact.fit import Outcome, fit_em
 from elbo_exact.models import Mixture
 
+ARB_BITS = 420
+
 KINDS = ("spherical", "diagonal", "tied", "full")
 U = 2.0**-53
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bits() -> Iterator[None]:
-    before, ctx.prec = ctx.prec, 420
-    yield
-    ctx.prec = before
 
 
 def factor_of(family: Gaussian, k: int) -> Any:
