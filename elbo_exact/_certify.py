@@ -15,7 +15,7 @@ import numpy as np
 from elbo_exact._validate import FloatArray
 from elbo_exact.kernels.reduce import OK, OVERFLOW, ZERO_EVIDENCE
 
-__all__ = ["certified_rows"]
+__all__ = ["arb_library", "certified_rows", "definitions", "proportional"]
 
 FIRST_BITS, LAST_BITS = 128, 2**20
 
@@ -24,10 +24,7 @@ def certified_rows(
     a: FloatArray, b: FloatArray, status: FloatArray, values: dict[str, FloatArray], errors: dict[str, FloatArray]
 ) -> None:
     """Replace values and bounds of every row in place; infinities and NaN keep what the corner table says."""
-    try:
-        import flint
-    except ImportError:
-        raise ImportError('certify="arb" needs python-flint; install it with: pip install "elbo_exact[certify]"') from None
+    flint = arb_library('certify="arb" needs python-flint; install it with: pip install "elbo_exact[certify]"')
     for i, code in enumerate(status):
         if code in (OK, OVERFLOW, ZERO_EVIDENCE):
             rounded = _certified_row(flint, a[i if len(a) > 1 else 0], b[i if len(b) > 1 else 0])
@@ -35,7 +32,16 @@ def certified_rows(
                 values[name][i], errors[name][i] = value, bound
 
 
-def _proportional(a: FloatArray, b: FloatArray) -> bool:
+def arb_library(message: str) -> Any:
+    """python-flint, or an ImportError of these words."""
+    try:
+        import flint
+    except ImportError:
+        raise ImportError(message) from None
+    return flint
+
+
+def proportional(a: FloatArray, b: FloatArray) -> bool:
     """Whether a - b is one constant on a common support, in exact arithmetic: then p = q."""
     support = a > -np.inf
     if not (support == (b > -np.inf)).all():
@@ -51,7 +57,7 @@ def _certified_row(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, tuple[
     bits = FIRST_BITS
     while pending and bits <= LAST_BITS:
         with flint.ctx.workprec(bits):
-            balls = _balls(flint, a, b)
+            balls = definitions(flint, a, b)
             for name in list(pending):
                 value = _rounded(balls[name])
                 if value is not None:
@@ -80,7 +86,7 @@ def _rounded(ball: Any) -> tuple[float, float] | None:
     return lower + 0.0, bound  # + 0.0 turns -0.0 into 0.0
 
 
-def _balls(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, Any]:
+def definitions(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, Any]:
     """The definitions, literally, as balls; floats for what the corner table decides."""
     arb = flint.arb
     charged, missed = bool(((a == -np.inf) & (b > -np.inf)).any()), bool(((b == -np.inf) & (a > -np.inf)).any())
@@ -91,7 +97,7 @@ def _balls(flint: Any, a: FloatArray, b: FloatArray) -> dict[str, Any]:
         return result | {"log_evidence": -np.inf, "elbo": -np.inf} | dict.fromkeys(("gap", "forward_kl", "eubo"), np.nan)
     p, total, log_a = _weights(arb, a)
     constant = log_a - log_w
-    same = _proportional(a, b)
+    same = proportional(a, b)
     if charged:
         gap: Any = np.inf
     else:

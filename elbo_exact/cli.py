@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
 
     gallery = _command(commands, "gallery", _gallery, "list the problems, or show one")
     gallery.add_argument("name", nargs="?", metavar="NAME", help="show description, source and reference numbers")
+    gallery.add_argument(
+        "--export", metavar="DIR", help="write tables with 30-digit answers, and all problems, as JSON into an existing folder"
+    )
 
     figures = _command(commands, "figures", _figures, "draw what bounds do, with the numbers beside each picture")
     figures.add_argument("folder", metavar="DIR", help="an existing folder for .png and .csv files")
@@ -174,6 +177,12 @@ def _gallery(options: argparse.Namespace) -> int:
     from elbo_exact.gallery import load, names
     from elbo_exact.report import gallery_text, problem_text
 
+    if options.export is not None:
+        if options.name is not None:
+            raise ValueError(f"--export writes the whole gallery; got the name {options.name!r} too; leave it out.")
+        from elbo_exact._portable import write
+
+        return _told(options, write(options.export))
     if options.name is None:
         problems = [load(name) for name in names()]
         _print(options, lambda: [problem.to_dict() for problem in problems], lambda: gallery_text(problems))
@@ -185,13 +194,19 @@ def _gallery(options: argparse.Namespace) -> int:
 
 def _figures(options: argparse.Namespace) -> int:
     from elbo_exact._figures import write
+
+    return _told(options, write(options.folder))
+
+
+def _told(options: argparse.Namespace, files: Iterator[dict[str, Any]]) -> int:
+    """Say what was written as soon as it is there."""
     from elbo_exact.report import fields_text
 
     done = []
-    for files in write(options.folder):
-        done.append(files)
+    for entry in files:
+        done.append(entry)
         if not options.json:
-            print(fields_text(files), flush=True)
+            print(fields_text(entry), flush=True)
     if options.json:
         _print(options, lambda: done, str)
     return OK

@@ -30,9 +30,11 @@ class End(NamedTuple):
 
 
 def best_end(ends: Sequence[End], data: Observations, start: Any) -> FitResult:
-    """The highest end, with all others in its lists."""
+    """The highest end, with all others in its lists; of those that rounding cannot tell apart from it, the first."""
     # a likelihood on its way to infinity does not make a start the best
-    best = max(ends, key=lambda end: (end.fit.outcome is not Outcome.DEGENERATE, end.fit.objective))
+    sound = [end for end in ends if end.fit.outcome is not Outcome.DEGENERATE] or ends
+    top = max(sound, key=lambda end: end.fit.objective).fit
+    best = next(end for end in sound if end.fit is top or end.fit.objective >= top.objective - top.error - end.fit.error)
     fits = [end.fit for end in ends]
     return dataclasses.replace(
         best.fit,
