@@ -98,7 +98,7 @@ TESTED_ELSEWHERE = {
     "_fitted.py": ("test_fit_commands.py", "models as the commands fit, keep and use them"),
     "sklearn": ("test_sklearn.py", "one face, tested by scikit-learn's own checks"),
     "adapters": ("test_adapters.py", "readers of one kind, sharing their words"),
-    "guides": ("test_guides.py", "one protocol, three guides"),
+    "guides": ("test_guides.py", "one protocol, all guides"),
     "models/_causes.py": ("test_binary_causes.py", "what both layers share"),
     "models/noisy_or.py": ("test_binary_causes.py", "beside the other layer of causes"),
     "models/sigmoid_belief.py": ("test_binary_causes.py", "likewise"),

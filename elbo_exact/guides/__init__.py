@@ -2,6 +2,7 @@
 
 from elbo_exact._layers import Perceptron
 from elbo_exact.guides.amortized import Amortized
-from elbo_exact.guides.local import Free, MeanField
+from elbo_exact.guides.factors import Factors
+from elbo_exact.guides.local import Autoregressive, Free, MeanField, Structured
 
-__all__ = ["Amortized", "Free", "MeanField", "Perceptron"]
+__all__ = ["Amortized", "Autoregressive", "Factors", "Free", "MeanField", "Perceptron", "Structured"]

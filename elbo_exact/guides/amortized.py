@@ -12,7 +12,7 @@ import numpy.typing as npt
 from elbo_exact._layers import Perceptron
 from elbo_exact._validate import FloatArray, integer, real_array
 from elbo_exact.errors import LogTableError
-from elbo_exact.guides._factors import Pullback, checked_cotangent, flat_params, log_product
+from elbo_exact.guides.factors import Factors, Pullback, as_factors, checked_cotangent, flat_params
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Amortized"]
@@ -20,18 +20,16 @@ __all__ = ["Amortized"]
 
 @dataclass(frozen=True, eq=False)
 class Amortized:
-    """q(z | x) with logits from a multilayer perceptron: any categorical distribution, or a product over the variables.
+    """q(z | x) with logits from a multilayer perceptron, for any factorization.
 
     Parameters
     ----------
     params : array_like, shape (network.n_params,)
         Weights and biases, flat; `random` draws them.
     network : Perceptron
-        Inputs: the columns of x. Outputs: one logit per state or, with ``product``, one per value of each variable.
-    space : LatentSpace
-        The variables.
-    product : bool
-        Whether the variables are independent given x (mean field).
+        Inputs: the columns of x. Outputs: the logits of ``factors``.
+    factors : Factors or LatentSpace
+        How q factorizes given x, for example ``Factors.mean_field(space)``; a space alone stands for any distribution over its states.
 
     Raises
     ------
@@ -53,11 +51,11 @@ class Amortized:
 
     params: FloatArray
     network: Perceptron
-    space: LatentSpace
-    product: bool = False
+    factors: Factors
 
     def __post_init__(self) -> None:
-        params, wanted = flat_params(self.params), sum(self.factors.sizes)
+        object.__setattr__(self, "factors", as_factors(self.factors))
+        params, wanted = flat_params(self.params), self.factors.n_logits
         if self.network.sizes[-1] != wanted:
             raise ValueError(f"network must have {wanted} outputs, one per logit; got {self.network.sizes[-1]}.")
         if params.size != self.network.n_params or not np.isfinite(params).all():
@@ -69,11 +67,10 @@ class Amortized:
     def random(
         cls,
         n_features: int,
-        space: LatentSpace,
+        factors: Factors | LatentSpace,
         *,
         hidden: Sequence[int] = (64,),
         activation: str = "tanh",
-        product: bool = False,
         rng: np.random.Generator | int | None = None,
     ) -> Amortized:
         """Random weights, biases 0.
@@ -82,31 +79,33 @@ class Amortized:
         ----------
         n_features : int
             Columns of x.
-        space : LatentSpace
+        factors : Factors or LatentSpace
         hidden : sequence of int
             Sizes of the hidden layers; none is a linear map (softmax regression).
         activation : {"tanh", "relu", "softplus"}
-        product : bool
-            Mean field instead of one categorical distribution over all states.
         rng : numpy.random.Generator or seed, optional
 
         Examples
         --------
-        >>> Amortized.random(4, LatentSpace((2, 2, 2)), hidden=(), product=True, rng=0).network.sizes
+        >>> Amortized.random(4, Factors.mean_field(LatentSpace((2, 2, 2))), hidden=(), rng=0).network.sizes
         (4, 6)
         """
-        outputs = sum(_factors(space, product).sizes)
-        network = Perceptron((integer(n_features, "n_features", 1), *hidden, outputs), activation)
-        return cls(network.initial(np.random.default_rng(rng)), network, space, product)
+        family = as_factors(factors)
+        network = Perceptron((integer(n_features, "n_features", 1), *hidden, family.n_logits), activation)
+        return cls(network.initial(np.random.default_rng(rng)), network, family)
 
     @property
-    def factors(self) -> LatentSpace:
-        """The independent variables: those of the space, or one over all its states."""
-        return _factors(self.space, self.product)
+    def space(self) -> LatentSpace:
+        """The variables."""
+        return self.factors.space
 
     def with_params(self, params: npt.ArrayLike) -> Amortized:
         """The same network with other parameters."""
-        return Amortized(np.asarray(params), self.network, self.space, self.product)
+        return Amortized(np.asarray(params), self.network, self.factors)
+
+    def logits(self, x: npt.ArrayLike) -> FloatArray:
+        """Outputs of the network for every observation, (N, factors.n_logits)."""
+        return self.network.forward(self.params, self._inputs(x))[0]
 
     def log_q(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
         """log q(z | x_n), normalized, in nats.
@@ -126,13 +125,12 @@ class Amortized:
         LogTableError
             Another number of columns, NaN or infinities.
         """
-        logits, _ = self.network.forward(self.params, self._inputs(x))
-        return log_product(logits, self.factors, states)[0]
+        return self.factors.log_table(self.logits(x), states)[0]
 
     def forward(self, x: npt.ArrayLike) -> tuple[FloatArray, Pullback]:
         """`log_q` and its pullback, cotangent (N, S) to gradient, without computing the table again."""
         logits, to_params = self.network.forward(self.params, self._inputs(x))
-        table, to_logits = log_product(logits, self.factors)
+        table, to_logits = self.factors.log_table(logits)
 
         def pullback(cotangent: FloatArray) -> FloatArray:
             gradient = np.empty(self.params.size)
@@ -146,7 +144,7 @@ class Amortized:
 
         Examples
         --------
-        >>> guide = Amortized(np.zeros(4), Perceptron((1, 2)), LatentSpace((2,)))  # weights, then biases
+        >>> guide = Amortized(np.zeros(4), Perceptron((1, 2)), Factors.free(LatentSpace((2,))))  # weights, then biases
         >>> guide.pullback([[3.0]], [[1.0, 0.0]])
         array([ 1.5, -1.5,  0.5, -0.5])
         """
@@ -160,8 +158,7 @@ class Amortized:
             "params": self.params.tolist(),
             "layers": list(self.network.sizes),
             "activation": self.network.activation,
-            "sizes": list(self.space.sizes),
-            "product": self.product,
+            **self.factors.to_dict(),
         }
 
     def _inputs(self, x: npt.ArrayLike) -> FloatArray:
@@ -172,7 +169,3 @@ class Amortized:
             row = int((~np.isfinite(rows)).any(axis=1).argmax())
             raise LogTableError(f"x must be finite for a network; row {row} is not; fill in missing values.", "x", row)
         return rows
-
-
-def _factors(space: LatentSpace, product: bool) -> LatentSpace:
-    return space if product else LatentSpace((space.size,))
