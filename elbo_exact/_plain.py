@@ -1,12 +1,13 @@
-"""Values for JSON: a strict parser must be able to read what the command line writes."""
+"""Values as text that can be read back: strict JSON, and Python code."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["plain"]
+__all__ = ["AsCode", "code", "plain"]
 
 
 def plain(value: Any) -> Any:
@@ -29,3 +30,37 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def code(value: Any) -> str:
+    """Python code that makes the value again to the bit: arrays as lists, infinities as float("inf").
+
+    Examples
+    --------
+    >>> print(code({"log_q": (-float("inf"), 0.0)}))
+    {'log_q': (float("-inf"), 0.0)}
+    """
+    if hasattr(value, "tolist"):
+        return code(value.tolist())
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{code(key)}: {code(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(code, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(code, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    return repr(value)
+
+
+class AsCode:
+    """For dataclasses with ``repr=False`` whose constructor takes arrays as lists: they print as code that makes them again."""
+
+    def __repr__(self) -> str:
+        """Code that makes the same object."""
+        given: Any = self
+        fields = (f"{field.name}={code(getattr(self, field.name))}" for field in dataclasses.fields(given) if field.init)
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # of IPython and Hypothesis, which would print arrays otherwise
+        printer.text(repr(self))

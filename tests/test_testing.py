@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.vendor.pretty import pretty
 
 import elbo_exact as ee
 from elbo_exact.testing import (
@@ -31,7 +33,17 @@ from elbo_exact.testing import (
     oracle,
 )
 from elbo_exact.testing.mutants import mutants
-from elbo_exact.testing.strategies import CORNERS, latent_spaces, log_simplices, log_tables, mixtures, problems
+from elbo_exact.testing.strategies import (
+    CORNERS,
+    bayesian_networks,
+    guides,
+    hidden_markov_models,
+    latent_spaces,
+    log_simplices,
+    log_tables,
+    mixtures,
+    problems,
+)
 
 many = settings(max_examples=int(os.environ.get("ELBO_EXACT_EXAMPLES", "300")), suppress_health_check=[HealthCheck.too_slow])
 
@@ -245,6 +257,48 @@ def test_other_strategies_draw_what_they_say(table: Any, simplex: Any, space: An
     assert mixture.log_joint(np.zeros((1, len(mixture.components)))).shape[-1] == mixture.n_components
 
 
+NAMES = vars(ee.models) | vars(ee.families) | vars(ee.guides) | {"LatentSpace": ee.LatentSpace}
+
+
+@given(st.one_of(mixtures(), hidden_markov_models(), bayesian_networks(), guides()))
+def test_models_print_as_code_that_makes_them_again(drawn: Any) -> None:
+    again = eval(repr(drawn), dict(NAMES))
+    assert type(again) is type(drawn) and repr(again) == repr(drawn) == pretty(drawn)
+
+
+@given(hidden_markov_models(), st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_drawn_chains_are_sums_over_paths(model: Any, symbols: list[int]) -> None:
+    x = np.array(symbols) % model.emission[0].n_categories
+    paths = [
+        model.log_initial[path[0]]
+        + sum(model.log_transition[i, j] for i, j in itertools.pairwise(path))
+        + sum(model.emission[0].log_probabilities[z, s] for z, s in zip(path, x, strict=True))
+        for path in itertools.product(range(model.n_states), repeat=len(x))
+    ]
+    found, exact = float(model.log_evidence([x])[0]), float(ee.log_evidence(paths))
+    assert found == exact or abs(found - exact) <= 2.0**-40 * max(1.0, abs(exact))
+
+
+@given(bayesian_networks())
+def test_drawn_networks_are_distributions(network: Any) -> None:
+    x = np.array(list(itertools.product(*map(range, network.sizes))), float)
+    visible = network.hide()
+    assert abs(float(ee.log_evidence(visible.log_joint(x)[:, 0]))) <= 1e-12
+
+
+@given(guides())
+def test_drawn_guides_are_distributions(guide: Any) -> None:
+    table = guide.log_q(np.zeros(len(guide.logits([0] * (guide.params.size // guide.factors.n_logits)))))
+    assert np.abs(ee.log_evidence(table)).max() <= 1e-12
+
+
+def test_every_strategy_reaches_its_corners() -> None:
+    find(hidden_markov_models(), lambda model: bool(np.isneginf(model.log_transition).any()))
+    find(bayesian_networks(), lambda network: any(np.isneginf(table).any() for table in network.log_tables.values()))
+    find(bayesian_networks(), lambda network: bool(network.hidden) and max(map(len, network.parents.values())) == 2)
+    find(guides(), lambda guide: bool(np.isneginf(guide.params).any()))
+
+
 def test_strategies_refuse_nonsense() -> None:
     with pytest.raises(ValueError, match="min_states"):
         problems(min_states=3, max_states=2)
@@ -278,7 +332,7 @@ def test_plugins_cost_less_than_thirty_milliseconds() -> None:
 
 def test_first_call_in_a_fresh_process_misses_no_deadline(tmp_path: Any) -> None:
     (tmp_path / "test_it.py").write_text(
-        "from hypothesis import given\nfrom elbo_exact.testing import assert_elbo, assert_posterior, oracle\n"
+        "from hypothesis import find, given\nfrom elbo_exact.testing import assert_elbo, assert_posterior, oracle\n"
         "import elbo_exact as ee\nfrom elbo_exact.testing.strategies import problems\n\n@given(problems())\n"
         "def test_it(p):\n    assert_elbo(oracle.elbo(p.log_joint.tolist(), p.log_q.tolist()), p.log_joint, p.log_q)\n"
         "    assert_posterior(ee.posterior(p.log_joint), p.log_joint)\n"

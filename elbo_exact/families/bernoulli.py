@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._columns import columns, weight_table, weighted_sums
@@ -28,8 +29,8 @@ from elbo_exact.families._simplex import (
 __all__ = ["Bernoulli"]
 
 
-@dataclass(frozen=True, eq=False)
-class Bernoulli:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bernoulli(AsCode):
     """p(x_d = c | z = k) = exp(log_probabilities[k, d, c]) for c = 0, 1, independently over the D columns.
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, counts_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._columns import columns
@@ -27,8 +28,8 @@ from elbo_exact.families.bernoulli import log_pairs
 __all__ = ["Binomial"]
 
 
-@dataclass(frozen=True, eq=False)
-class Binomial:
+@dataclass(frozen=True, eq=False, repr=False)
+class Binomial(AsCode):
     """p(x_d = c | z = k) = binom(trials_d, c) p^c (1 - p)^(trials_d - c), independently over the D columns.
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, categories_or_missing, integer
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._columns import weight_table
@@ -27,8 +28,8 @@ from elbo_exact.families._simplex import (
 __all__ = ["Categorical"]
 
 
-@dataclass(frozen=True, eq=False)
-class Categorical:
+@dataclass(frozen=True, eq=False, repr=False)
+class Categorical(AsCode):
     """p(x = c | z = k) = exp(log_probabilities[k, c]), one row per latent state.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, integer, one_of, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import _diagonal, _triangular
@@ -23,8 +24,8 @@ Kind = Literal["spherical", "diagonal", "tied", "full"]
 KINDS = ("spherical", "diagonal", "tied", "full")
 
 
-@dataclass(frozen=True, eq=False)
-class Gaussian:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaussian(AsCode):
     """p(x | z = k) = N(x; means[k], covariance of k).
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import LARGEST_EXACT_INTEGER, FloatArray, categories, counts_or_missing, integer
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._columns import columns
@@ -26,8 +27,8 @@ from elbo_exact.families._simplex import (
 __all__ = ["Multinomial"]
 
 
-@dataclass(frozen=True, eq=False)
-class Multinomial:
+@dataclass(frozen=True, eq=False, repr=False)
+class Multinomial(AsCode):
     """p(x | z = k, n) = n! / prod x_c! * prod p_kc^x_c with n = sum x, the total of the observation, given.
 
     Parameters

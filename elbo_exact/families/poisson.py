@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, counts_or_missing, integer, raise_bad_entry, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._columns import columns, parameter_table, weight_table, weighted_sums
@@ -21,8 +22,8 @@ __all__ = ["Poisson"]
 LARGEST_LOG_RATE = 37.0  # the logarithm of 2**53 is 36.7: larger counts are not exact doubles
 
 
-@dataclass(frozen=True, eq=False)
-class Poisson:
+@dataclass(frozen=True, eq=False, repr=False)
+class Poisson(AsCode):
     """p(x_d | z = k) = rate^x e^-rate / x! with rate = exp(log_rates[k, d]), independently over the D columns.
 
     Parameters

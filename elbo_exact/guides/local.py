@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._layers import log_softmax
+from elbo_exact._plain import AsCode, code
 from elbo_exact._validate import FloatArray, integer, log_table
 from elbo_exact.errors import LogTableError
 from elbo_exact.guides.factors import Factors, Pullback, checked_cotangent, flat_params
@@ -17,8 +18,8 @@ from elbo_exact.space import LatentSpace
 __all__ = ["Autoregressive", "Free", "MeanField", "Structured"]
 
 
-@dataclass(frozen=True, eq=False)
-class Structured:
+@dataclass(frozen=True, eq=False, repr=False)
+class Structured(AsCode):
     """q(z | x_n) with logits of its own for each of N observations and a factorization of your choice: blocks, chains, trees.
 
     Parameters
@@ -62,6 +63,10 @@ class Structured:
             raise LogTableError(f"params must leave every factor at least one value; {where} have none.", "params")
         object.__setattr__(self, "params", params)
         object.__setattr__(self, "_logits", logits)
+
+    def __repr__(self) -> str:
+        """Code that makes the same guide."""
+        return f"{type(self).__name__}({code(self.params)}, {self.factors if type(self) is Structured else self.space})"
 
     @classmethod
     def random(cls, n_observations: int, factors: Any, *, rng: np.random.Generator | int | None = None) -> Self:

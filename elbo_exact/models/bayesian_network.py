@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer, one_of, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
@@ -74,8 +75,8 @@ class NetworkStatistics:
         return NetworkStatistics({name: part * factor for name, part in self.tables.items()}, self.n_terms)
 
 
-@dataclass(frozen=True, eq=False)
-class BayesianNetwork:
+@dataclass(frozen=True, eq=False, repr=False)
+class BayesianNetwork(AsCode):
     """p(nodes) = product over nodes of p(node | its parents), all discrete.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, one_of
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
@@ -27,8 +28,8 @@ class RatingCounts(NamedTuple):
     confusion: FloatArray  # (R, K, C), ratings by rater, true class and answer
 
 
-@dataclass(frozen=True, eq=False)
-class DawidSkene:
+@dataclass(frozen=True, eq=False, repr=False)
+class DawidSkene(AsCode):
     """p(x, z = k) = weight_k * product over given ratings of confusion[rater, k, answer].
 
     Parameters

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.families._rounding import log_prior, rounding_loss
@@ -45,8 +46,8 @@ class HiddenMarkovStatistics:
         return HiddenMarkovStatistics(self.initial + other.initial, self.transitions + other.transitions, parts)
 
 
-@dataclass(frozen=True, eq=False)
-class HiddenMarkov:
+@dataclass(frozen=True, eq=False, repr=False)
+class HiddenMarkov(AsCode):
     """p(x, z) = p(z_1) prod_t p(z_t | z_{t-1}) prod_t p(x_t | z_t).
 
     Everywhere ``x`` is one array, which is one sequence of shape (T,) or (T, D), or a list of such arrays, one per sequence. NaN is a

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
@@ -34,8 +35,8 @@ from elbo_exact.space import LatentSpace
 __all__ = ["Mixture", "MixtureStatistics"]
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mixture(AsCode):
     """p(x, z = k) = weight_k * product over families of p(their columns of x | k).
 
     Parameters

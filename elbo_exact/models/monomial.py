@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories, raise_bad_entry, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss, summed_change
@@ -25,8 +26,8 @@ from elbo_exact.space import LatentSpace
 __all__ = ["Monomial"]
 
 
-@dataclass(frozen=True, eq=False)
-class Monomial:
+@dataclass(frozen=True, eq=False, repr=False)
+class Monomial(AsCode):
     """p(x = r, z) = exp(log_constants[r, z]) * product over g, c of p[g, c] ** exponents[r, z, g, c].
 
     The groups g are distributions shared by all rows and states: two biased coins, a recombination fraction. What is fixed by the

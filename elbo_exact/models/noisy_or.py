@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.families._rounding import rounding_loss
 from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
@@ -37,8 +38,8 @@ class NoisyOrStatistics(NamedTuple):
     links: FloatArray  # (D, n + 1, 2), how often the leak, then each present cause, did not and did produce a finding
 
 
-@dataclass(frozen=True, eq=False)
-class NoisyOr:
+@dataclass(frozen=True, eq=False, repr=False)
+class NoisyOr(AsCode):
     """p(x_d = 0 | z) = exp(-leak_d - sum_j strength_dj z_j), with independent binary causes z.
 
     Parameters

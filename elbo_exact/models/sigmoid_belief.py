@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._rounding import log_prior, rounding_loss
 from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
@@ -41,8 +42,8 @@ class BeliefStatistics(NamedTuple):
     findings: FloatArray  # (D, 2, 2**n), weight of every state where a finding was absent and where it was present
 
 
-@dataclass(frozen=True, eq=False)
-class SigmoidBelief:
+@dataclass(frozen=True, eq=False, repr=False)
+class SigmoidBelief(AsCode):
     """p(x_d = 1 | z) = 1 / (1 + exp(-bias_d - sum_j weights_dj z_j)), with independent binary causes z.
 
     Parameters

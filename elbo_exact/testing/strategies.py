@@ -14,12 +14,23 @@ from hypothesis import strategies as st
 from elbo_exact._validate import FloatArray
 from elbo_exact.evidence import log_evidence
 from elbo_exact.families import Categorical
-from elbo_exact.models import Mixture
+from elbo_exact.guides import Autoregressive, Factors, Free, MeanField, Structured
+from elbo_exact.models import BayesianNetwork, HiddenMarkov, Mixture
 from elbo_exact.space import LatentSpace
 from elbo_exact.testing._problem import Problem
 from elbo_exact.testing._warm import warm_up
 
-__all__ = ["Problem", "latent_spaces", "log_simplices", "log_tables", "mixtures", "problems"]
+__all__ = [
+    "Problem",
+    "bayesian_networks",
+    "guides",
+    "hidden_markov_models",
+    "latent_spaces",
+    "log_simplices",
+    "log_tables",
+    "mixtures",
+    "problems",
+]
 
 EIGHTH = 0.125
 WIDEST = 640  # 80 in eighths: with at most 64 states log q >= -80 - log 64 > -85
@@ -181,6 +192,88 @@ def mixtures(
     """
     warm_up()
     return _drawn_mixture(max_components, max_columns, max_categories, zeros)
+
+
+@st.composite
+def _drawn_rows(draw: Any, n_rows: int, n_columns: int, zeros: bool) -> FloatArray:
+    return np.array([_normalized(draw(_logits(n_columns, zeros))) for _ in range(n_rows)])
+
+
+@st.composite
+def _drawn_chain(draw: Any, max_states: int, max_symbols: int, zeros: bool) -> HiddenMarkov:
+    k, c = draw(st.integers(1, max_states)), draw(st.integers(1, max_symbols))
+    initial, transition, emission = (draw(_drawn_rows(rows, columns, zeros)) for rows, columns in ((1, k), (k, k), (k, c)))
+    return HiddenMarkov(initial[0], transition, (Categorical(emission),))
+
+
+def hidden_markov_models(*, max_states: int = 3, max_symbols: int = 3, zeros: bool = True) -> st.SearchStrategy[HiddenMarkov]:
+    """Chains with one categorical symbol per step: ``models.HiddenMarkov`` with forbidden starts, steps and symbols.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(hidden_markov_models(zeros=False), lambda model: model.n_states == 2).log_initial.round(4)
+    array([-0.6931, -0.6931])
+    """
+    warm_up()
+    return _drawn_chain(max_states, max_symbols, zeros)
+
+
+@st.composite
+def _drawn_network(draw: Any, max_nodes: int, max_categories: int, max_parents: int, zeros: bool) -> BayesianNetwork:
+    names = [f"n{i}" for i in range(draw(st.integers(1, max_nodes)))]
+    states = {name: tuple(map(str, range(draw(st.integers(1, max_categories))))) for name in names}
+    parents, tables = {}, {}
+    for i, name in enumerate(names):
+        chosen = draw(st.sets(st.sampled_from(names[:i]), max_size=max_parents)) if i else set()
+        parents[name] = tuple(sorted(chosen))
+        shape = [len(states[parent]) for parent in parents[name]]
+        rows = draw(_drawn_rows(int(np.prod(shape)), len(states[name]), zeros))
+        tables[name] = rows.reshape(*shape, -1)
+    return BayesianNetwork(states, parents, tables, tuple(sorted(draw(st.sets(st.sampled_from(names))))))
+
+
+def bayesian_networks(
+    *, max_nodes: int = 4, max_categories: int = 3, max_parents: int = 2, zeros: bool = True
+) -> st.SearchStrategy[BayesianNetwork]:
+    """Networks of nodes n0, n1, ... with parents among those before, impossible categories, any nodes hidden.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(bayesian_networks(zeros=False), lambda network: bool(network.parents["n0"] == () and len(network.nodes) == 2)).sizes
+    (1, 1)
+    """
+    warm_up()
+    return _drawn_network(max_nodes, max_categories, max_parents, zeros)
+
+
+@st.composite
+def _drawn_guide(draw: Any, max_variables: int, max_size: int, max_rows: int, zeros: bool) -> Structured:
+    space, n_rows = draw(latent_spaces(max_variables=max_variables, max_size=max_size)), draw(st.integers(1, max_rows))
+    kind: Any = draw(st.sampled_from([MeanField, Free, Autoregressive, Structured]))
+    given = Factors.chain(space) if kind is Structured else space
+    width = kind._factors(given).n_logits
+    rows = [draw(_logits(width, False)) for _ in range(n_rows)]
+    if zeros and kind is Free:
+        rows = [draw(_logits(width, True)) for _ in range(n_rows)]
+    guide: Structured = kind(np.concatenate(rows), given)
+    return guide
+
+
+def guides(
+    *, max_variables: int = 3, max_size: int = 16, max_rows: int = 3, zeros: bool = True
+) -> st.SearchStrategy[Structured]:
+    """Guides with logits of their own for up to ``max_rows`` observations: `MeanField`, `Free` (with zeros), `Autoregressive`, chains.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(guides(), lambda guide: guide.space.size == 2 and bool(guide.params[0] < guide.params[1]))
+    MeanField([0.0, 0.125], LatentSpace(sizes=(2,), names=None))
+    """
+    warm_up()
+    return _drawn_guide(max_variables, max_size, max_rows, zeros)
 
 
 def _sizes(min_states: int, max_states: int) -> tuple[int, int]:
