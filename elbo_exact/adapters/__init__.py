@@ -9,6 +9,8 @@ _MODULE_OF = {
     "from_callable": "callables",
     "from_jax": "callables",
     "from_numpyro": "numpyro_models",
+    "from_pgmpy": "pgmpy_models",
+    "from_pymc": "pymc_models",
     "from_pyro": "pyro_models",
     "from_torch": "callables",
     "from_uai": "uai",

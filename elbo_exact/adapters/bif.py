@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from elbo_exact._validate import FloatArray
-from elbo_exact.adapters._tokens import MAX_CATEGORIES, MAX_VARIABLES, Tokens, read_ascii, shown, table_size
+from elbo_exact.adapters._rows import SUM_TOLERANCE, divided_rows
+from elbo_exact.adapters._tokens import (
+    MAX_CATEGORIES,
+    MAX_VARIABLES,
+    Tokens,
+    read_ascii,
+    shown,
+    table_size,
+)
 from elbo_exact.models import BayesianNetwork
 
 __all__ = ["from_bif"]
 
-SUM_TOLERANCE = 0.02  # rows printed with two or three digits
 # alternatives begin with different characters: one pass, no backtracking
 TOKEN = re.compile(r'//[^\n]*|/\*|"[^"\n]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]+|\n|"', re.ASCII)
 
@@ -192,13 +199,11 @@ def _numbers(tokens: Tokens, count: int) -> list[float]:
 
 
 def _normalized(tokens: Tokens, table: FloatArray, node: str) -> FloatArray:
-    sums = table.sum(axis=-1)
-    bad = ~(np.abs(sums - 1.0) <= SUM_TOLERANCE)
-    if bad.any():
-        worst = float(sums[bad][0])
+    divided, worst = divided_rows(table)
+    if divided is None:
         came = "a row without values" if math.isnan(worst) else f"{worst:.6g}"
         tokens.fail(f"expected rows of {shown(node)} that sum to 1 within {SUM_TOLERANCE}; got {came}.")
-    return np.asarray(table / sums[..., None])
+    return divided
 
 
 def _list(tokens: Tokens, end: str, what: str) -> list[str]:

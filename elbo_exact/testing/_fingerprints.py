@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ def fingerprint(
     quantity : {"elbo", "reverse_kl", "log_evidence"}
         What it should have been.
     log_prior : array_like, shape (..., S), optional
-        log p(z), for "missing prior".
+        log p(z), for "missing prior" and "factors outside" a plate of ``scales``.
     scales : mapping of str to float, optional
         Sizes that may have become factors: {"N": 1000, "plate": 10, "K": 5}.
 
@@ -138,7 +139,7 @@ def _candidates(
     """(name, sentence, value), the most plausible first."""
     value, n_states, n_rows = facts.value, facts.a.shape[-1], facts.value.size
     yield "sign", "the negative of the right number (a loss?)", -value
-    yield from _LISTS[facts.quantity](facts, log_prior)
+    yield from _LISTS[facts.quantity](facts, log_prior, scales)
     yield "base-2 logs", "bits instead of nats; multiply by log 2", value / math.log(2.0)
     for name, size in scales.items():
         yield (
@@ -166,12 +167,20 @@ def _candidates(
         yield "constant dropped", f"too small by {words}", value - constant
 
 
-def _elbo_candidates(facts: _Facts, log_prior: npt.ArrayLike | None) -> Iterator[tuple[str, str, FloatArray]]:
+def _elbo_candidates(
+    facts: _Facts, log_prior: npt.ArrayLike | None, scales: Mapping[str, float]
+) -> Iterator[tuple[str, str, FloatArray]]:
     exact, log_q = facts.exact, facts.b - np.asarray(facts.exact.log_q_normalizer)[..., None]
     log_p = facts.mean(facts.q, facts.a)
     yield "missing entropy", "E_q[log p(x, z)] alone; subtract E_q[log q]", log_p
     yield "entropy subtracted", "the entropy of q enters with the wrong sign", log_p - exact.entropy
     if log_prior is not None:
+        outside = facts.mean(facts.q, np.asarray(log_prior)) + exact.entropy
+        for name, size in scales.items():
+            words = (
+                f"log p(z) - log q(z), which stand outside {name}, are counted {size:g} times, once for each of its elements"
+            )
+            yield f"factors outside {name}", words, exact.elbo + (size - 1.0) * outside
         yield "missing prior", "E_q[log p(x | z)] + H(q): add log p(z)", exact.elbo - facts.mean(facts.q, np.asarray(log_prior))
         yield "prior twice", "log p(z) is counted twice", exact.elbo + facts.mean(facts.q, np.asarray(log_prior))
     yield (
@@ -239,7 +248,7 @@ def _clamped(facts: _Facts, log_q: FloatArray) -> Iterator[tuple[str, str, Float
         yield "zero probability clamped", words, facts.mean(clipped, a - np.log(clipped))
 
 
-def _kl_candidates(facts: _Facts, _: npt.ArrayLike | None) -> Iterator[tuple[str, str, FloatArray]]:
+def _kl_candidates(facts: _Facts, *_: Any) -> Iterator[tuple[str, str, FloatArray]]:
     exact = facts.exact
     log_q = facts.b - np.asarray(exact.log_q_normalizer)[..., None]
     log_p = facts.a - np.asarray(exact.log_evidence)[..., None]
@@ -272,7 +281,7 @@ def _kl_candidates(facts: _Facts, _: npt.ArrayLike | None) -> Iterator[tuple[str
             yield "zero probability clamped", words, facts.mean(q, np.log(own) - np.log(target))
 
 
-def _evidence_candidates(facts: _Facts, _: npt.ArrayLike | None) -> Iterator[tuple[str, str, FloatArray]]:
+def _evidence_candidates(facts: _Facts, *_: Any) -> Iterator[tuple[str, str, FloatArray]]:
     n_states, evidence = facts.a.shape[-1], np.asarray(facts.exact.log_evidence)
     yield "mean for sum", "log of the mean over the states: log S is missing", evidence - math.log(n_states)
     yield "largest term", "the largest term alone: the rest of log-sum-exp is missing", facts.a.max(-1)

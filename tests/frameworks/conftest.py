@@ -8,6 +8,7 @@ NEEDED = {
     "test_pyro.py": ("pyro",),
     "test_numpyro.py": ("numpyro", "funsor"),
     "test_funsor.py": ("pyro", "funsor"),
+    "test_pymc.py": ("pymc",),
     "test_torch_jax.py": ("torch", "jax"),
     "test_frameworks_page.py": ("pyro", "numpyro", "funsor"),
 }
