@@ -9,6 +9,7 @@ NEEDED = {
     "test_numpyro.py": ("numpyro", "funsor"),
     "test_funsor.py": ("pyro", "funsor"),
     "test_pymc.py": ("pymc",),
+    "test_wrong_answers.py": ("torch",),
     "test_torch_jax.py": ("torch", "jax"),
     "test_frameworks_page.py": ("pyro", "numpyro", "funsor"),
 }
