@@ -264,7 +264,7 @@ def _drawn_guide(draw: Any, max_variables: int, max_size: int, max_rows: int, ze
 def guides(
     *, max_variables: int = 3, max_size: int = 16, max_rows: int = 3, zeros: bool = True
 ) -> st.SearchStrategy[Structured]:
-    """Guides with logits of their own for up to ``max_rows`` observations: `MeanField`, `Free` (with zeros), `Autoregressive`, chains.
+    """Guides with logits of their own for up to ``max_rows`` observations: mean field, free (with zeros), autoregressive, chains.
 
     Examples
     --------
