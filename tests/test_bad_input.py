@@ -415,3 +415,36 @@ def test_integers_are_numbers() -> None:
     for dtype in (np.int8, np.int32, np.int64):
         assert ee.log_evidence(table.astype(dtype)) == ee.log_evidence(table.astype(np.float64))
     assert ee.log_evidence(np.array([2**53, 0])) == 2.0**53
+
+
+def network(**changes: Any) -> Any:
+    given = {"states": {"a": ["n", "y"]}, "parents": {}, "tables": {"a": [0.5, 0.5]}} | changes
+    return ee.models.BayesianNetwork.from_probabilities(**given)
+
+
+def chain() -> Any:
+    return ee.models.HiddenMarkov.random(ee.families.Categorical.random(2, 2, rng=0), rng=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ee.models.DawidSkene.from_votes([[0, 10**6]]), "enumeration needs 1000001 classes"),
+        (lambda: ee.models.DawidSkene.from_votes([[0, 1]], raters=["a", "b"]), "raters must be an integer"),
+        (
+            lambda: ee.models.DawidSkene.from_votes([[0, 1]], raters=1),
+            "raters must be a sequence of integers, one for each column; got int.",
+        ),
+        (lambda: network().infer("a"), "evidence must map nodes to what was seen; got str."),
+        (lambda: network(parents=None), "parents must map nodes to sequences of nodes; got NoneType; {} for no edges."),
+        (lambda: network().infer({}, "ab"), "nodes must be a sequence of nodes; got the string 'ab'; write ['ab']."),
+        (lambda: network(tables={"a": [1.5, -0.5]}), "table of 'a' must hold finite probabilities >= 0; got -0.5."),
+        (lambda: network(tables={"a": [np.nan, 0.5]}), "table of 'a' must hold finite probabilities >= 0; got nan."),
+        (lambda: chain().log_evidence(3), "x must be one array, or a list of arrays, one per sequence; got int."),
+        (lambda: chain().log_evidence(None), "x must be one array, or a list of arrays, one per sequence; got NoneType."),
+    ],
+)
+def test_models_refuse_in_one_sentence(call: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)

@@ -15,9 +15,9 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import elbo_exact as ee
-from elbo_exact.families import Gaussian
-from elbo_exact.models import Mixture
-from elbo_exact.sklearn import BernoulliMixture, CategoricalMixture, GaussianMixture, PoissonMixture
+from elbo_exact.families import Categorical, Gaussian
+from elbo_exact.models import HiddenMarkov, Mixture
+from elbo_exact.sklearn import BernoulliMixture, CategoricalHMM, CategoricalMixture, GaussianMixture, PoissonMixture
 from elbo_exact.sklearn.gaussian import COVARIANCES
 
 MIXTURES = [BernoulliMixture(), CategoricalMixture(), PoissonMixture(), GaussianMixture()]
@@ -33,6 +33,43 @@ def rows_of_three_groups(seed: int = 0) -> np.ndarray:
 @parametrize_with_checks(MIXTURES)
 def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+@pytest.mark.filterwarnings("default")
+@parametrize_with_checks([CategoricalHMM(), CategoricalHMM(2)])
+def test_checks_of_scikit_learn_on_a_chain(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_a_chain_equals_hmmlearn_from_the_same_start() -> None:
+    hmm = pytest.importorskip("hmmlearn.hmm")
+    rng = np.random.default_rng(5)
+    X, lengths, steps = rng.integers(0, 4, (300, 1)), [120, 80, 100], 20
+    first = HiddenMarkov.random(Categorical.random(3, 4, rng=1), rng=2)
+    theirs = hmm.CategoricalHMM(3, n_iter=steps, tol=0.0, init_params="")
+    theirs.startprob_, theirs.transmat_ = np.exp(first.log_initial), np.exp(first.log_transition)
+    theirs.emissionprob_ = np.exp(first.emission[0].log_probabilities)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ours = CategoricalHMM(3, n_iter=steps, tol=0.0, start=first).fit(X, lengths=lengths)
+        theirs.fit(X, lengths)
+    for name in ("startprob_", "transmat_", "emissionprob_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-9, err_msg=name)
+    assert ours.score(X, lengths=lengths) == pytest.approx(theirs.score(X, lengths), rel=1e-11)
+    np.testing.assert_array_equal(ours.predict(X, lengths=lengths), theirs.predict(X, lengths))
+    np.testing.assert_allclose(ours.predict_proba(X, lengths=lengths), theirs.predict_proba(X, lengths), rtol=0, atol=1e-9)
+
+
+def test_a_chain_takes_several_columns_and_missing_cells() -> None:
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.integers(0, 2, 60), rng.integers(0, 3, 60)]).astype(float)
+    X[::7, 1] = np.nan
+    chain = CategoricalHMM(2, n_init=3, random_state=1).fit(X, lengths=[20, 40])
+    assert [table.shape for table in chain.emissionprob_] == [(2, 2), (2, 3)]
+    assert chain.score(X, lengths=[20, 40]) == pytest.approx(chain.log_evidence_, rel=1e-12)
+    assert chain.sample(5)[0].shape == (5, 2)
+    with pytest.raises(ValueError, match="lengths must sum to the 60 rows of X; got 59"):
+        chain.predict(X, lengths=[20, 39])
 
 
 @pytest.mark.parametrize("kind", list(COVARIANCES))

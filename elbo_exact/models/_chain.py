@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.kernels.chain import chain_backward, chain_emission, chain_forward
 from elbo_exact.kernels.chain_log import chain_backward_log, chain_forward_log
 
-__all__ = ["ChainSums", "chain_sums"]
+__all__ = ["ChainSums", "chain_evidence", "chain_sums"]
 
 SMALLEST_PROBABILITY, SMALLEST_DENSITY = -150.0 * math.log(2.0), -350.0 * math.log(2.0)  # what the scaled kernel may take
 TRUSTED = 1e-3  # relative errors are first-order below this
@@ -66,6 +67,16 @@ def chain_sums(
     return ChainSums(values, errors, posterior, starts, transitions, 3.1 * worst if worst < TRUSTED else math.inf)
 
 
+def chain_evidence(
+    initial: LogSimplex, transition: LogSimplex, table: FloatArray, error: FloatArray, bounds: list[int]
+) -> tuple[FloatArray, FloatArray]:
+    """Log evidence of every sequence and its bound by the forward pass alone, both (N,)."""
+    tables = _tables(initial, transition, table, error)
+    forward, scale = np.empty(table.shape), np.empty(len(table))
+    pairs = [_one(tables, first, stop, forward, scale) for first, stop in itertools.pairwise(bounds)]
+    return np.array([value for value, _ in pairs]), np.array([bound for _, bound in pairs])
+
+
 def _tables(initial: LogSimplex, transition: LogSimplex, table: FloatArray, error: FloatArray) -> _Tables:
     logs = initial.normalized, transition.normalized, np.ascontiguousarray(table)
     fits = all(bool((part[part > -np.inf] >= SMALLEST_PROBABILITY).all()) for part in logs[:2])
@@ -74,8 +85,10 @@ def _tables(initial: LogSimplex, transition: LogSimplex, table: FloatArray, erro
     return _Tables(logs, plain, np.ascontiguousarray(error), fits, model_error)
 
 
-def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, posterior: Any, counts: Any) -> tuple[float, float]:
-    """Log evidence and its bound; rows of ``posterior`` and ``counts`` are filled."""
+def _one(
+    tables: _Tables, first: int, stop: int, forward: Any, scale: Any, posterior: Any = None, counts: Any = None
+) -> tuple[float, float]:
+    """Log evidence and its bound; rows of ``posterior`` and ``counts`` are filled where they are given."""
     n_states, n_steps = forward.shape[1], stop - first
     shift, out = np.empty(4), np.empty(3 + 2 * n_states)
     chain_emission(tables.logs[2], tables.error, first, stop, tables.plain[2], shift)
@@ -86,7 +99,7 @@ def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, poste
         chain_forward(initial, transition, emission, first, stop, forward, scale, out)
         if out[2] == 2.0:
             return -math.inf, 0.0
-        if out[2] == 0.0:
+        if out[2] == 0.0 and posterior is not None:
             chain_backward(transition, emission, first, stop, forward, scale, posterior, counts, out)
         if out[2] == 0.0:
             value = largest + float(out[0])
@@ -94,12 +107,14 @@ def _one(tables: _Tables, first: int, stop: int, forward: Any, scale: Any, poste
             rounding = n_steps * (2.0 * LIBM + (n_states + 3) * U) + LIBM * out[1]
             rounding += (n_steps * U) ** 2 * (largest_size + out[1]) + U * (abs(largest) + abs(out[0]) + abs(value))
             return value, float(1.01 * (given + n_steps * U * given + rounding))
-        counts[:] = 0.0
+        if counts is not None:
+            counts[:] = 0.0
     initial, transition, emission = tables.logs
     chain_forward_log(initial, transition, emission, first, stop, forward, scale, out)
     value = float(out[0])
     if out[2] == 2.0:
         return -math.inf, 0.0
-    chain_backward_log(transition, emission, first, stop, forward, scale, posterior, counts, out)
+    if posterior is not None:
+        chain_backward_log(transition, emission, first, stop, forward, scale, posterior, counts, out)
     rounding = 4.0 * U * out[1] + n_steps * (n_states + 17 + 8.0 * math.log(n_states)) * U + U * abs(value)
     return value, float(1.01 * (given + rounding))

@@ -40,6 +40,8 @@ def checked_states(states: Any) -> dict[str, tuple[str, ...]]:
 def checked_parents(parents: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Parents of every node, none where none are given."""
     known = set(names)
+    if not isinstance(parents, Mapping):
+        raise TypeError(f"parents must map nodes to sequences of nodes; got {type(parents).__name__}; {{}} for no edges.")
     for node in parents:
         node_index(known, node, "parents")
     checked = {}
@@ -127,6 +129,8 @@ def split_evidence(
     """Hard evidence as category numbers, and soft evidence as likelihoods."""
     hard: dict[str, int] = {}
     soft: dict[str, FloatArray] = {}
+    if evidence is not None and not isinstance(evidence, Mapping):
+        raise TypeError(f"{argument} must map nodes to what was seen; got {type(evidence).__name__}.")
     for name, value in ({} if evidence is None else evidence).items():
         node_index(states, name, argument)
         seen = _likelihood(value, name, states[name])

@@ -147,8 +147,15 @@ class BayesianNetwork(AsCode):
         hidden: Sequence[str] = (),
     ) -> BayesianNetwork:
         """A network from probabilities instead of their logarithms."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = {name: np.log(real_array(table, f"table of {name!r}")) for name, table in tables.items()}
+        given = {name: real_array(table, f"table of {name!r}") for name, table in tables.items()}
+        for name, table in given.items():
+            wrong = ~((table >= 0.0) & (table < np.inf))
+            if wrong.any():
+                raise LogTableError(
+                    f"table of {name!r} must hold finite probabilities >= 0; got {table[wrong][0]:g}.", "tables"
+                )
+        with np.errstate(divide="ignore"):
+            logs = {name: np.log(table) for name, table in given.items()}
         return cls(states, parents, logs, hidden)
 
     @property
@@ -213,6 +220,8 @@ class BayesianNetwork(AsCode):
         """
         one_of(method, "method", METHODS)
         hard, soft = split_evidence(self.states, evidence, "evidence")
+        if isinstance(nodes, str):
+            raise TypeError(f"nodes must be a sequence of nodes; got the string {nodes!r}; write [{nodes!r}].")
         asked = list(self.states) if nodes is None else list(nodes)
         for name in asked:
             node_index(self.states, name, "nodes")

@@ -16,7 +16,7 @@ from elbo_exact.families import Categorical
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
 from elbo_exact.families._simplex import LogSimplex, U, log_simplex, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models.mixture import Mixture
-from elbo_exact.space import LatentSpace
+from elbo_exact.space import MAX_BYTES, LatentSpace, refuse_above
 
 __all__ = ["DawidSkene", "RatingCounts"]
 
@@ -119,8 +119,12 @@ class DawidSkene(AsCode):
             raise LogTableError(f"x must have shape (N, D) with N, D >= 1; got {index.shape}.", "x", index.shape)
         seen = int(index.max(initial=0, where=index < 2**31)) + 1
         size = seen if n_classes is None else integer(n_classes, "n_classes", seen)
+        listed = _listed_raters(range(index.shape[1]) if raters is None else raters)
+        n_raters = 1 + max(listed, default=0)
+        refuse_above(
+            size, 8 * (n_raters * size + len(index)), MAX_BYTES, f"{size} classes; confusion tables of", "pass smaller ratings"
+        )
         table = _votes(index, size, one_of(votes, "votes", ("shares", "majority")))
-        n_raters = 1 + max(range(index.shape[1]) if raters is None else raters, default=0)
         flat = np.full(size, -np.log(size))
         model = cls(flat, np.tile(flat, (n_raters, size, 1)), raters)
         return model.maximize(model.statistics(x, table), prior)
@@ -234,6 +238,12 @@ class DawidSkene(AsCode):
     def _prior_tables(self, prior: Any) -> list[PriorTable]:
         imaginary = self._prior(prior)
         return [(self._shares, imaginary.weights), (self._confusion, imaginary.confusion)]
+
+
+def _listed_raters(raters: Any) -> list[int]:
+    if not isinstance(raters, Sequence | np.ndarray) or isinstance(raters, str):
+        raise TypeError(f"raters must be a sequence of integers, one for each column; got {type(raters).__name__}.")
+    return [integer(rater, "raters", 0) for rater in raters]
 
 
 def _checked_raters(raters: Sequence[int] | None, n_raters: int) -> tuple[int, ...]:

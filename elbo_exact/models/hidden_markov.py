@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.families._rounding import log_prior, rounding_loss
 from elbo_exact.families._simplex import LogSimplex, U, draw, log_simplex, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.kernels.chain import chain_viterbi
-from elbo_exact.models._chain import ChainSums, chain_sums
+from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums
 from elbo_exact.models._expected import Expected
 
 __all__ = ["HiddenMarkov", "HiddenMarkovStatistics"]
@@ -107,6 +108,22 @@ class HiddenMarkov(AsCode):
         for name, value in {**values, "_initial": initial, "_transition": transition}.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def random(cls, emission: Any, *, rng: np.random.Generator | int | None = None) -> HiddenMarkov:
+        """Uniformly random start and transitions around the given emission family, or families, which are taken as they are.
+
+        Examples
+        --------
+        >>> from elbo_exact.families import Categorical
+        >>> HiddenMarkov.random(Categorical.random(2, 3, rng=0), rng=0).log_transition.shape
+        (2, 2)
+        """
+        families = tuple(emission) if isinstance(emission, list | tuple) else (emission,)
+        k, generator = families[0].n_states, np.random.default_rng(rng)
+        flat = np.zeros((k + 1, k)) - np.log(k)
+        tables = uniform_simplex(flat, generator)
+        return cls(tables[0], tables[1:], families)
+
     @property
     def n_states(self) -> int:
         """Number of states K."""
@@ -114,6 +131,8 @@ class HiddenMarkov(AsCode):
 
     def observations(self, x: Any) -> list[npt.NDArray[Any]]:
         """The sequences as a list of (T, D) arrays, checked."""
+        if not isinstance(x, np.ndarray | Sequence) or isinstance(x, str):
+            raise TypeError(f"x must be one array, or a list of arrays, one per sequence; got {type(x).__name__}.")
         given = [x] if isinstance(x, np.ndarray) else list(x)
         wanted = sum(family.n_columns for family in self.emission)
         sequences = []
@@ -134,8 +153,7 @@ class HiddenMarkov(AsCode):
 
     def log_evidence_and_error(self, x: Any) -> tuple[FloatArray, FloatArray]:
         """`log_evidence` and a rigorous bound on its rounding error, which grows with T; both (N,)."""
-        sums = self._sums(self.observations(x))
-        return sums.log_evidence, sums.error
+        return self._evidence(self.observations(x))
 
     def posterior(self, x: Any) -> list[FloatArray]:
         """p(z_t = k | x_n) of every step: a (T, K) array for each sequence.
@@ -160,7 +178,7 @@ class HiddenMarkov(AsCode):
         """
         sequences = self.observations(x)
         table, bounds, paths = self._emissions(np.concatenate(sequences))[0], _bounds(sequences), []
-        _possible(self._sums(sequences).log_evidence)
+        _possible(self._evidence(sequences)[0])
         best = np.empty(table.shape)
         for first, stop in itertools.pairwise(bounds):
             out = np.empty(stop - first + 2 * self.n_states)
@@ -249,6 +267,9 @@ class HiddenMarkov(AsCode):
         weights = np.ones(len(sequences)) if counts is None else counts
         table, error = self._emissions(np.concatenate(sequences))
         return chain_sums(self._initial, self._transition, table, error, _bounds(sequences), weights)
+
+    def _evidence(self, sequences: list[npt.NDArray[Any]]) -> tuple[FloatArray, FloatArray]:
+        return chain_evidence(self._initial, self._transition, *self._emissions(np.concatenate(sequences)), _bounds(sequences))
 
     def _emissions(self, rows: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
         """Log emission table (T, K) and its error: that of every term, and an addition for each family beyond the first."""
