@@ -80,10 +80,13 @@ def test_names_are_the_files_and_every_problem_is_complete() -> None:
     for name in gallery.names():
         this = problem(name)
         assert this.name == name and this.answers and all([this.title, this.source, this.license, this.description])
-        given = this.kind in ("network", "ising", "gaussian")
+        given = this.kind in ("network", "guided-network", "ising", "gaussian")
         assert (this.log_joint is not None) == (this.log_prior is not None) == (this.space is not None) == given
         assert (this.x is None) == given
-        assert this.kind in ("ising", "gaussian") or any(answer.published for answer in this.answers)
+        # what is published of the last two are gradients, which have tests of their own below
+        assert this.name in ("ising-torus", "rainforth", "prior-chain", "two-bits") or any(
+            answer.published for answer in this.answers
+        )
 
 
 def test_the_torus_counts_every_edge_once() -> None:
@@ -220,7 +223,7 @@ def variable(**changes: Any) -> str:
         ("{}", "missing 'title'."),
         (
             json.dumps({**MINIMAL, "kind": "poem"}),
-            "kind must be one of latent-class, tied-multinomial, network, ising, gaussian; got 'poem'.",
+            "kind must be one of latent-class, tied-multinomial, network, guided-network, ising, gaussian; got 'poem'.",
         ),
         (json.dumps({**MINIMAL, "observed": [{"b": "yes"}]}), "observed names 'b', which is not a variable."),
         (json.dumps({**MINIMAL, "observed": [{"a": "perhaps"}]}), "observed 'a' must be one of yes, no; got 'perhaps'."),
@@ -261,3 +264,30 @@ def test_damaged_files_raise_only_value_errors(data: st.DataObject) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"^name must be one of asia, .*umbrella; got '\.\./secrets'\.$"):
         gallery.load("../secrets")
+
+
+@pytest.mark.parametrize(("case", "expected"), [(0, (0.0, 0.0)), (1, (0.588155842488810, -0.495040089526019))])
+def test_gradient_of_the_two_bit_guide(case: int, expected: tuple[float, float]) -> None:
+    """Of -ELBO in q(y = 1) = a and q(z = 1 | y = 1) = 1/10 + b, published to 15 digits."""
+    this = gallery.load("two-bits")
+    slope = ee.elbo_gradient(this.log_joint[case], this.log_prior[case])  # states (y, z) = 00, 01, 10, 11
+    a, b = ((0.33, 0.55), (0.43, 0.27))[case]
+    in_a = [-1.0 / (1.0 - a), -1.0 / (1.0 - a), 1.0 / a, 1.0 / a]
+    in_b = [0.0, 0.0, -1.0 / (0.9 - b), 1.0 / (0.1 + b)]
+    found = [-math.fsum(slope * part) for part in (in_a, in_b)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)  # the last printed digit, and 0 to rounding
+
+
+@pytest.mark.parametrize(
+    ("case", "n_steps", "expected"), [(0, 2, 0.102994902062635), (1, 3, 0.257487255156588), (2, 10, 1.648320756838347)]
+)
+def test_gradient_of_the_prior_chain(case: int, n_steps: int, expected: float) -> None:
+    """Of -ELBO in the transition logits that p and q share: each row is (c, -c); log p adds E_q of a score, which is 0."""
+    this = gallery.load("prior-chain")
+    chain = ee.guides.Factors.chain(this.space)
+    logits = np.log(np.concatenate([[0.5, 0.5], np.tile([0.75, 0.25, 0.25, 0.75], 9)]))
+    guide = ee.guides.Structured(logits, chain)
+    np.testing.assert_allclose(guide.log_q([0])[0], this.log_prior[case], rtol=1e-13, atol=1e-13)  # twenty terms
+    gradient = -guide.pullback([0], ee.elbo_gradient(this.log_joint[case], this.log_prior[case])[None])
+    rows = gradient[2:].reshape(9, 2, 2).sum(axis=0)
+    np.testing.assert_allclose(rows, [[expected, -expected]] * 2, rtol=0, atol=2e-15 * n_steps)  # printed digits

@@ -19,9 +19,11 @@ PRIOR = {
     "latent-class": "the class shares, whatever the answers",
     "tied-multinomial": "equal weight on the states that can produce the row (the model has no p(z) of its own)",
     "network": "latent variables drawn parents first, evidence held fixed (the proposal of likelihood weighting)",
+    "guided-network": "the guide of the problem",
     "ising": "equal weight on every arrangement of the spins",
     "gaussian": "the encoder N(a x + b, 2/3)",
 }
+MOST_PARTS = 6  # of the evidence in the name of a row
 BLURRED = "half the posterior, half equal weight on the states that can produce the row"
 EXACT = "the posterior, rounded to doubles"
 
@@ -81,4 +83,6 @@ def _pattern(problem: Problem, row: Any) -> str:
 
 def _evidence(case: Mapping[str, Any]) -> str:
     parts = [f"{name}={value}" if isinstance(value, str) else f"{name}~{value}" for name, value in case.items()]
+    if len(parts) > MOST_PARTS:
+        return f"{parts[0]}, ... {parts[-1]} ({len(parts)} observed)"
     return ", ".join(parts) or "nothing observed"

@@ -58,10 +58,10 @@ class Problem:
     ----------
     name, title : str
         What it is called.
-    kind : {"latent-class", "tied-multinomial", "network", "ising", "gaussian"}
+    kind : {"latent-class", "tied-multinomial", "network", "guided-network", "ising", "gaussian"}
         "latent-class": categorical answers whose classes are to be found. "tied-multinomial": a given EM starting model.
-        "network": a discrete Bayesian network with evidence. "ising": spins on a torus. "gaussian": a Gaussian latent variable on
-        a grid. The last three have tables instead of data to be fitted.
+        "network": a discrete Bayesian network with evidence. "guided-network": one with a guide instead. "ising": spins on a torus. "gaussian": a Gaussian latent variable on
+        a grid. The last four have tables instead of data to be fitted.
     description, source, license : str
         Texts for people.
     answers : tuple of Answer
@@ -145,7 +145,7 @@ def names() -> tuple[str, ...]:
     Examples
     --------
     >>> names()
-    ('asia', 'burglary', 'coins', 'ising-torus', 'linkage', 'rainforth', 'rainy-sunny', 'snow-traffic', 'sprinkler', 'stouffer-toby', 'umbrella')
+    ('asia', 'burglary', 'coins', 'ising-torus', 'linkage', 'prior-chain', 'rainforth', 'rainy-sunny', 'snow-traffic', 'sprinkler', 'stouffer-toby', 'two-bits', 'umbrella')
     """
     files = (entry.name for entry in resources.files(__package__).iterdir())
     return tuple(sorted(name.removesuffix(".json") for name in files if name.endswith(".json")))
@@ -249,6 +249,17 @@ def _network(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _guided(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A network with a guide of its own for every case: other tables for the same variables, all of them latent."""
+    if len(fields["guides"]) != len(fields["observed"]) or any(fields["observed"]):
+        raise ValueError("guides must be one for each case, and no case may observe anything.")
+    rows = []
+    for guide in fields["guides"]:
+        variables = [{**variable, "table": guide[variable["name"]]} for variable in fields["variables"]]
+        rows.append(network_table(variables, {}, [{}])[0][0])
+    return {**_network(fields), "log_prior": np.stack(rows)}
+
+
 def _ising(fields: Mapping[str, Any]) -> dict[str, Any]:
     log_joint, log_prior, space = ising_tables(fields["sides"], fields["couplings"])
     cases = tuple({"coupling": str(coupling)} for coupling in fields["couplings"])
@@ -281,6 +292,7 @@ _READERS = {
     "latent-class": _latent_class,
     "tied-multinomial": _tied_multinomial,
     "network": _network,
+    "guided-network": _guided,
     "ising": _ising,
     "gaussian": _gaussian,
 }
