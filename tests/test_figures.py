@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from functools import cache
 from pathlib import Path
@@ -14,13 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import elbo_exact as ee
-from elbo_exact._figures import FIGURES, data, draw, em, write
+from elbo_exact._figures import FIGURES, data, draw, draw_guides, em, guides, write
 from elbo_exact.gallery import load
 
 
 @cache
 def columns(name: str) -> data.Columns:
-    return em.anatomy() if name == "anatomy" else getattr(data, name)()  # type: ignore[no-any-return]
+    place = next(module for module in (data, em, guides) if hasattr(module, name))
+    return getattr(place, name)()  # type: ignore[no-any-return]
 
 
 def rows(name: str, **fixed: Any) -> list[dict[str, Any]]:
@@ -115,6 +117,49 @@ def test_annealing_by_sweeps_is_a_bound_and_more_sweeps_mix_better() -> None:
             assert lost[0] > lost[1] > lost[2] > 0.0  # at the critical coupling; not a theorem
 
 
+def test_gap_parts_are_ordered_by_family_and_by_samples() -> None:
+    """The best ELBO of a family is below that of a wider one, and more samples shrink every gap; q of the free family is the posterior."""
+    table = {(r["family"], r["samples"], r["observation"]): r for r in rows("gap_parts")}
+    for (family, samples, n), row in table.items():
+        assert 0.0 <= row["approximation"] and 0.0 < row["gap"]
+        if samples == 1:
+            assert row["approximation"] <= row["gap"]  # the amortized q is one of the family
+        else:
+            before = table[family, {10: 1, 100: 10}[samples], n]
+            assert row["approximation"] <= before["approximation"] and row["gap"] < before["gap"]
+        if family == "free":
+            assert row["approximation"] < 1e-28
+        if family == "mean field" and samples == 1:
+            assert row["approximation"] > table["chain", 1, n]["approximation"] > table["free", 1, n]["approximation"]
+    assert len(table) == 3 * 3 * guides.N_PULLS
+
+
+def test_surgery_adds_up_and_training_lingers_at_collapse() -> None:
+    for row in rows("surgery_in_training"):
+        parts = row["reconstruction"] - row["mutual_information"] - row["kl_to_prior"]
+        assert row["elbo"] == pytest.approx(parts, rel=0.0, abs=1e-13)  # four numbers below 8, each to a few ulp
+        assert 0.0 <= row["mutual_information"] <= math.log(guides.CLASSES)
+    for start in ("random classes", "classes alike"):
+        path = rows("surgery_in_training", start=start)
+        assert all(a["elbo"] <= b["elbo"] + 1e-13 for a, b in itertools.pairwise(path))
+        assert path[-1]["mutual_information"] > 0.3
+    alike = [row["mutual_information"] for row in rows("surgery_in_training", start="classes alike")]
+    assert max(alike[1:20]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["gap_parts", "surgery_in_training"])
+def test_drawings_of_guides_have_labels_and_nothing_cut(name: str) -> None:
+    canvas = getattr(draw_guides, name)(columns(name))
+    FigureCanvasAgg(canvas).draw()
+    frame = canvas.bbox
+    found = [ax.get_legend() for ax in canvas.axes if ax.get_legend() is not None]
+    labels = [label for ax in canvas.axes for label in (ax.xaxis.label, ax.yaxis.label, ax.title) if label.get_text()]
+    assert found and len(labels) >= 6
+    for artist in (*found, *labels):
+        box = artist.get_window_extent()
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
 @pytest.mark.parametrize("name", ["sandwich", "k_samples", "tighter_is_not_better", "integrand", "annealing"])
 def test_drawings_have_labels_units_and_nothing_cut(name: str) -> None:
     canvas = getattr(draw, name)(columns(name))
@@ -153,4 +198,4 @@ def test_a_failed_figure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_figures_are_those_of_the_mathematics() -> None:
-    assert [name.split("-")[0] for name in FIGURES] == ["1", "2", "3", "5", "9", "10"]
+    assert [name.split("-")[0] for name in FIGURES] == ["1", "2", "3", "5", "7", "8", "9", "10"]

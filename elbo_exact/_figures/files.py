@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from elbo_exact._figures import data, draw, draw_em, em
+from elbo_exact._figures import data, draw, draw_em, draw_guides, em, guides
 from elbo_exact.plot import check_target, save_canvas
 
 __all__ = ["FIGURES", "write"]
@@ -20,6 +20,8 @@ FIGURES: dict[str, tuple[Callable[[], data.Columns], Callable[[data.Columns], An
     "2-k-samples": (data.k_samples, draw.k_samples),
     "3-tighter-is-not-better": (data.tighter_is_not_better, draw.tighter_is_not_better),
     "5-integrand": (data.integrand, draw.integrand),
+    "7-gap-parts": (guides.gap_parts, draw_guides.gap_parts),
+    "8-surgery": (guides.surgery_in_training, draw_guides.surgery_in_training),
     "9-em-anatomy": (em.anatomy, draw_em.anatomy),
     "10-annealing": (data.annealing, draw.annealing),
 }
