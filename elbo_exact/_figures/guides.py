@@ -13,6 +13,7 @@ from elbo_exact.anatomy import surgery
 from elbo_exact.fit import fit_vi
 from elbo_exact.fit.ascent import by_lbfgs
 from elbo_exact.fit.bound import Rows
+from elbo_exact.fit.objectives import Elbo
 from elbo_exact.fit.vi import guide_slope
 from elbo_exact.gallery import load
 from elbo_exact.guides import Amortized, Factors
@@ -61,8 +62,8 @@ def gap_parts() -> Columns:
 
 
 def _trained(guide: Amortized, model: Any, x: FloatArray) -> Amortized:
-    table = model.log_joint(x)
-    return guide.with_params(by_lbfgs(guide_slope(guide, table, Rows(x, np.ones(len(x)))), guide.params, 500))
+    potential = Elbo().potential(model.log_joint(x), guide.log_q(x))
+    return guide.with_params(by_lbfgs(guide_slope(guide, potential, Rows(x, np.ones(len(x)))), guide.params, 500))
 
 
 def surgery_in_training() -> Columns:

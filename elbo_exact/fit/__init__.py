@@ -1,6 +1,7 @@
 """Fitting: one loop, expectation-maximization, and results that say how they ended."""
 
-from elbo_exact.fit.bound import Gradients, elbo_gradients
+from elbo_exact.fit import objectives
+from elbo_exact.fit.bound import Gradients, gradients
 from elbo_exact.fit.checkpoint import Checkpoint
 from elbo_exact.fit.em import fit_em
 from elbo_exact.fit.information import Information, information
@@ -17,9 +18,10 @@ __all__ = [
     "Optimum",
     "Outcome",
     "Restart",
-    "elbo_gradients",
     "fit_em",
     "fit_em_online",
     "fit_vi",
+    "gradients",
     "information",
+    "objectives",
 ]

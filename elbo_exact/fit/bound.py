@@ -1,8 +1,8 @@
-"""The exact ELBO of a model and a guide over a data set, with its rounding bound and both gradients."""
+"""The exact objective of a model and a guide over a data set, with its rounding bound and both gradients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +12,11 @@ from elbo_exact._engine import pair_results
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import LogTableError
 from elbo_exact.fit.expectation import checked_counts, weighted_sum
+from elbo_exact.fit.objectives import Elbo, Objective
 from elbo_exact.fit.parameters import parameter_arrays, probability_tables, with_arrays
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_NORMALIZER
-from elbo_exact.variational import gradient_results
 
-__all__ = ["Bound", "Gradients", "LogParameters", "Rows", "bound", "elbo_gradients", "rows"]
+__all__ = ["Bound", "Gradients", "LogParameters", "Rows", "bound", "gradients", "rows"]
 
 U = 2.0**-53
 LIBM = 8.0 * U  # assumed of NumPy's exp: 4 ulp, the largest error NumPy accepts in its own tests
@@ -24,27 +24,31 @@ LIBM = 8.0 * U  # assumed of NumPy's exp: 4 ulp, the largest error NumPy accepts
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Observations with counts."""
+    """Observations with counts, and what is to be maximized on them."""
 
     x: Any
     counts: FloatArray
     prior: Any = None
+    objective: Objective = field(default_factory=Elbo)
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A model, a guide, and the exact ELBO of both; what `loop.climb` walks over."""
+    """A model, a guide, and the exact objective of both; what `loop.climb` walks over."""
 
     model: Any
     guide: Any
     log_joint: FloatArray
     log_q: FloatArray
-    q_error: float  # relative error of exp(log_q) as probabilities
+    weights: FloatArray  # (N, S), derivative of each row's objective in log p(x, z): q for the ELBO
+    weights_error: float  # their relative error; inf where there is no bound
     objective: float
     objective_error: float
 
 
-def rows(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, prior: Any = None) -> Rows:
+def rows(
+    model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, prior: Any = None, objective: Objective | None = None
+) -> Rows:
     """Data and counts, checked; a row without weight stays, because a guide may have parameters for it."""
     own = getattr(model, "observations", None)
     data = np.asarray(x) if own is None else own(x)
@@ -53,49 +57,62 @@ def rows(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, prior: Any
     counts = checked_counts(weights, len(data))
     if not counts.any():
         raise LogTableError("weights must hold at least one positive count; got only zeros.", "weights")
-    return Rows(data, counts, prior)
+    return Rows(data, counts, prior, Elbo() if objective is None else objective)
 
 
 def bound(model: Any, guide: Any, data: Rows, table: tuple[FloatArray, FloatArray] | None = None) -> Bound:
-    """The exact ELBO, sum_n count_n E_q[log p(x_n, z) - log q(z)], plus the log prior.
+    """The exact objective, sum_n count_n value_n, plus the log prior.
 
-    Bounds: that of the engine for each row, and q's mean of the bounds of the log table, which the ELBO is linear in.
+    Bounds: that of the engine for each row, and the mean of the bounds of the log table under the weights: all of it for the ELBO, which is
+    linear in the table, the first order for others.
     """
     log_joint, table_error = model.log_joint_and_error(data.x) if table is None else table
     log_q = guide.log_q(data.x)
-    results, _ = pair_results(log_joint, log_q, False, False, "raise", None)
-    with np.errstate(under="ignore"):
-        spread = 1.01 * (np.exp(log_q) * table_error).sum(axis=1)
-    elbo, error = results[:, OUT_ELBO].copy(), results[:, OUT_ELBO + 1] + spread
+    value, error, weights, weights_error = _valued(log_joint, log_q, data.objective)
+    with np.errstate(under="ignore", invalid="ignore"):
+        spread = 1.01 * np.where(weights == 0.0, 0.0, np.abs(weights) * table_error).sum(axis=1)
     used = data.counts > 0.0  # a row of weight 0 adds nothing, not even an infinity
-    total, total_error = weighted_sum(data.counts[used], elbo[used], error[used])
+    total, total_error = weighted_sum(data.counts[used], value[used], (error + spread)[used])
     if data.prior is not None:
         log_prior, prior_error = model.log_prior(data.prior)
         total += log_prior
         total_error += prior_error + U * abs(total)
+    return Bound(model, guide, log_joint, log_q, weights, weights_error, total, total_error)
+
+
+def _valued(log_joint: FloatArray, log_q: FloatArray, objective: Objective) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Value and error of every row, weights and their relative error; the ELBO without its slope."""
+    if not isinstance(objective, Elbo):
+        found = objective(log_joint, log_q)
+        return found.value, found.error, found.model, np.inf
+    results, _ = pair_results(log_joint, log_q, False, False, "raise", None)
+    with np.errstate(under="ignore"):
+        weights = np.exp(log_q)
     normalizer = float((np.abs(results[:, OUT_NORMALIZER]) + results[:, OUT_NORMALIZER + 1]).max())
-    return Bound(model, guide, log_joint, log_q, 1.01 * normalizer + LIBM, total, total_error)
+    return results[:, OUT_ELBO].copy(), results[:, OUT_ELBO + 1].copy(), weights, 1.01 * normalizer + LIBM
 
 
 class Gradients(NamedTuple):
-    """The total ELBO in nats and its derivatives.
+    """The total objective in nats and its derivatives.
 
     Attributes
     ----------
-    elbo : float
+    value : float
     guide : ndarray
         In ``guide.params``.
     model : ndarray
         In the model's parameters, in the order of its ``pullback``.
     """
 
-    elbo: float
+    value: float
     guide: FloatArray
     model: FloatArray
 
 
-def elbo_gradients(model: Any, guide: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None) -> Gradients:
-    """The exact ELBO of a data set and its gradients in the parameters of the guide and of the model.
+def gradients(
+    model: Any, guide: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None, objective: Objective | None = None
+) -> Gradients:
+    """The exact objective of a data set and its gradients in the parameters of the guide and of the model.
 
     Parameters
     ----------
@@ -104,6 +121,8 @@ def elbo_gradients(model: Any, guide: Any, x: npt.ArrayLike, *, weights: npt.Arr
     x : array_like, N observations
     weights : array_like, shape (N,), optional
         How often each observation was seen.
+    objective : optional
+        One of ``elbo_exact.fit.objectives``; the ELBO by default.
 
     Returns
     -------
@@ -116,26 +135,25 @@ def elbo_gradients(model: Any, guide: Any, x: npt.ArrayLike, *, weights: npt.Arr
 
     Notes
     -----
-    The cotangent of log q is `~elbo_exact.elbo_gradient`, that of the log joint is q itself; each is pulled back once. O(N S) and the cost of the
-    guide. NaN where the ELBO is -inf, which has no gradient.
+    For the ELBO the cotangent of log q is `~elbo_exact.elbo_gradient`, that of the log joint is q itself; each is pulled back once. O(N S) and
+    the cost of the guide. NaN where the objective is -inf, which has no gradient.
 
     Examples
     --------
     >>> import numpy as np, elbo_exact as ee
     >>> model = ee.models.Mixture.random(2, [2, 2], rng=0)
     >>> x = [[0, 1], [1, 1]]
-    >>> found = elbo_gradients(model, ee.guides.Free.optimum(model.log_joint(x)), x)
+    >>> found = gradients(model, ee.guides.Free.optimum(model.log_joint(x)), x)
     >>> bool(abs(found.guide).max() < 1e-15), found.model.shape  # at the posterior
     (True, (10,))
     """
-    data = rows(model, x, weights)
+    data = rows(model, x, weights, None, objective)
     log_q, back = guide.forward(data.x)
-    results, slope, _, _ = gradient_results(model.log_joint(data.x), log_q, False)
+    found = data.objective(model.log_joint(data.x), log_q)
     used = data.counts > 0.0
-    total, _ = weighted_sum(data.counts[used], results[used, OUT_ELBO], results[used, OUT_ELBO + 1])
-    scale = data.counts[:, None]
-    cotangent = np.where(used[:, None], scale * slope, 0.0)
-    return Gradients(total, back(cotangent), model.pullback(data.x, scale * np.exp(log_q)))
+    total, _ = weighted_sum(data.counts[used], found.value[used], found.error[used])
+    cotangents = (np.where(used[:, None], data.counts[:, None] * slope, 0.0) for slope in (found.guide, found.model))
+    return Gradients(total, back(next(cotangents)), model.pullback(data.x, next(cotangents)))
 
 
 class LogParameters:

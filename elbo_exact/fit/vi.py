@@ -1,9 +1,10 @@
-"""Variational fits with exact ELBOs and exact gradients: alternating like EM, or of model and guide together."""
+"""Variational fits with exact objectives and exact gradients: alternating like EM, or of model and guide together."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +15,10 @@ from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.ascent import Slope, by_batches, by_lbfgs
 from elbo_exact.fit.bound import Bound, LogParameters, Rows, bound, rows
 from elbo_exact.fit.loop import Step, Stopped, climb
+from elbo_exact.fit.objectives import Objective, Potential
 from elbo_exact.fit.optimizers import Optimizer
 from elbo_exact.fit.result import FitResult, Outcome
 from elbo_exact.guides import Amortized, Free
-from elbo_exact.kernels.rows import OUT_ELBO
-from elbo_exact.variational import gradient_results
 
 __all__ = ["fit_vi"]
 
@@ -33,6 +33,7 @@ def fit_vi(
     *,
     weights: npt.ArrayLike | None = None,
     prior: Any = None,
+    objective: Objective | None = None,
     training: Literal["alternating", "joint"] = "alternating",
     optimizer: Optimizer | None = None,
     batch_size: int | None = None,
@@ -42,7 +43,7 @@ def fit_vi(
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
 ) -> FitResult:
-    """Maximize the exact ELBO over the parameters of a model and of a guide.
+    """Maximize the exact ELBO, or another objective, over the parameters of a model and of a guide.
 
     Parameters
     ----------
@@ -55,8 +56,10 @@ def fit_vi(
         How often each observation was seen.
     prior : optional
         Pseudo-counts as ``model.maximize`` takes them, for alternating training; the objective is then ELBO plus log prior.
+    objective : optional
+        One of ``elbo_exact.fit.objectives``: Elbo (the default), Renyi, ImportanceWeighted, Thermodynamic, ForwardKL, ReweightedWakeSleep.
     training : {"alternating", "joint"}
-        A step of the first is ``model.maximize`` under q, and then the guide brought towards its optimum; a step of the second moves
+        A step of the first is ``model.maximize`` under q (or the objective's weights), and then the guide brought towards its optimum; a step of the second moves
         the parameters of both by the gradient.
     optimizer : Optimizer, optional
         See ``elbo_exact.fit.optimizers``. By default L-BFGS-B on all rows; and in alternating training a `~elbo_exact.guides.Free` guide is set to its
@@ -77,7 +80,8 @@ def fit_vi(
     Returns
     -------
     FitResult
-        With ``guide``; ``trace`` is the ELBO of all rows, exact within ``error``, which never falls.
+        With ``guide``; ``trace`` is the objective of all rows, exact within ``error``. It never falls, except for the two objectives whose
+        guide climbs a function of its own: there the trace is what the model climbs, and the fit ends when that gains nothing.
 
     Raises
     ------
@@ -88,8 +92,8 @@ def fit_vi(
 
     Notes
     -----
-    Neither half of an alternating step lowers the ELBO: the first is a closed form, the second keeps the old guide where it found no
-    better one. A step of an optimizer that ends lower is not kept and ends the fit, as NOISY or, if it lost much or left the range of
+    Neither half of an alternating step lowers the objective: the first is a closed form (for objectives other than the ELBO, of a minorant
+    that touches it: Jensen's inequality), the second keeps the old guide where it found no better one. A step of an optimizer that ends lower is not kept and ends the fit, as NOISY or, if it lost much or left the range of
     numbers, as DIVERGED. O(N S) and the cost of the guide for each gradient.
     Neal & Hinton (1998), Learning in Graphical Models; Dayan, Hinton, Neal & Zemel (1995), Neural Computation 7:889.
 
@@ -102,8 +106,9 @@ def fit_vi(
     >>> round(fit.objective, 9), fit.outcome.name  # the maximum of EM
     (-31.570200236, 'CONVERGED')
     """
-    data = rows(model, x, weights, prior)
+    data = rows(model, x, weights, prior, objective)
     one_of(training, "training", ("alternating", "joint"))
+    _refuse_training(data.objective, training)
     if tolerance is not None and not 0.0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number of nats >= 0, or None; got {tolerance!r}.")
     if training == "joint" and prior is not None:
@@ -161,12 +166,15 @@ class _Walker:
 
     def alternate(self, point: Bound) -> Step:
         """theta by the M-step under q, then phi."""
-        with np.errstate(under="ignore"):
-            q = np.exp(point.log_q)
-        statistics = point.model.statistics(self.data.x, self.data.counts[:, None] * q)
+        statistics = point.model.statistics(self.data.x, self.data.counts[:, None] * point.weights)
         model = point.model.maximize(statistics, self.data.prior)
         table = model.log_joint_and_error(self.data.x)
-        loss = model.rounding_loss(statistics, self.data.prior, point.q_error + (len(q) + 2) * U)
+        added = (len(point.weights) + 2) * U
+        loss = (
+            model.rounding_loss(statistics, self.data.prior, point.weights_error + added)
+            if point.weights_error < math.inf
+            else math.inf
+        )
         if self._in_closed_form(point.guide):
             following = bound(model, _posterior(point.guide, table[0]), self.data, table)
         else:
@@ -190,26 +198,35 @@ class _Walker:
             plan = self.optimizer, self.state, len(self.data.counts), self.batch_size, self.inner_iter, self.rng
             return by_batches(guarded, params, *plan)
 
-    def judged(self, before: Bound, params: FloatArray, make: Any) -> Bound:
+    def judged(self, before: Bound, params: FloatArray, make: Any, height: Any = operator.attrgetter("objective")) -> Bound:
         """The bound at new parameters if it is higher; what an optimizer lost ends the fit."""
         if not (params < math.inf).all():
             raise Stopped(Outcome.DIVERGED, "a parameter or a gradient is no finite number.")
         after: Bound = make(params)
-        if after.objective >= before.objective:
+        lost = height(before) - height(after)
+        if lost <= 0.0:
             return after
-        lost = before.objective - after.objective
         if self.optimizer is None or lost <= before.objective_error + after.objective_error:
             return before
-        diverged = not lost <= RUNAWAY * (1.0 + abs(before.objective))
+        diverged = not lost <= RUNAWAY * (1.0 + abs(height(before)))
         raise Stopped(Outcome.DIVERGED if diverged else Outcome.NOISY, f"the optimizer lost {lost:.3g} nats.")
 
     def _in_closed_form(self, guide: Any) -> bool:
         return isinstance(guide, Free) and self.optimizer is None
 
     def _guide_step(self, point: Bound, table: tuple[FloatArray, FloatArray]) -> Bound:
-        slope = guide_slope(point.guide, table[0], self.data)
-        params = self.climb_by_slope(slope, point.guide.params)
-        return self.judged(point, params, lambda values: bound(point.model, point.guide.with_params(values), self.data, table))
+        potential = self.data.objective.potential(table[0], point.log_q)
+        params = self.climb_by_slope(guide_slope(point.guide, potential, self.data), point.guide.params)
+
+        def height(at: Bound) -> float:
+            if self.data.objective.is_one_function:
+                return at.objective
+            used = self.data.counts > 0.0
+            return math.fsum((self.data.counts[used] * potential(at.log_q, None)[0][used]).tolist())
+
+        return self.judged(
+            point, params, lambda values: bound(point.model, point.guide.with_params(values), self.data, table), height
+        )
 
 
 class _Joint:
@@ -236,29 +253,35 @@ class _Joint:
         model, guide = self._at(params)
         data = self.walker.data
         x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
-        value, cotangent, back, log_q = _mean_slope(guide, model.log_joint(x), x, counts)
-        share = counts[:, None] / counts.sum()
-        return value, np.concatenate([back(cotangent), model.pullback(x, share * np.exp(log_q))])
+        log_q, back = guide.forward(x)
+        found = data.objective(model.log_joint(x), log_q)
+        value, cotangent = _mean(found.value, found.guide, counts)
+        return value, np.concatenate([back(cotangent), model.pullback(x, _mean(found.value, found.model, counts)[1])])
 
 
-def guide_slope(guide: Any, log_joint: FloatArray, data: Rows) -> Slope:
-    """Mean ELBO per count and its gradient in the guide's parameters, for a model that stands still."""
+def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:
+    """Mean of what the guide climbs, per count, and its gradient in the guide's parameters, for a model that stands still."""
 
     def slope(params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
-        every = batch is None
-        x, table, counts = (data.x, log_joint, data.counts) if every else (data.x[batch], log_joint[batch], data.counts[batch])
-        value, cotangent, back, _ = _mean_slope(guide.with_params(params), table, x, counts)
+        x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
+        log_q, back = guide.with_params(params).forward(x)
+        value, cotangent = _mean(*potential(log_q, batch), counts)
         return value, back(cotangent)
 
     return slope
 
 
-def _mean_slope(guide: Any, log_joint: FloatArray, x: Any, counts: FloatArray) -> tuple[float, FloatArray, Any, FloatArray]:
-    log_q, back = guide.forward(x)
-    results, gradient, _, _ = gradient_results(log_joint, log_q, False)
+def _mean(values: FloatArray, slopes: FloatArray, counts: FloatArray) -> tuple[float, FloatArray]:
     used, share = counts > 0.0, counts / max(counts.sum(), 1e-300)
-    value = math.fsum((share[used] * results[used, OUT_ELBO]).tolist())
-    return value, np.where(used[:, None], share[:, None] * gradient, 0.0), back, log_q
+    return math.fsum((share[used] * values[used]).tolist()), np.where(used[:, None], share[:, None] * slopes, 0.0)
+
+
+def _refuse_training(objective: Objective, training: str) -> None:
+    name = type(objective).__name__
+    if training == "joint" and not objective.is_one_function:
+        raise ValueError(f"training must be 'alternating' for {name}: model and guide climb two functions.")
+    if training == "alternating" and not objective.takes_weights:
+        raise ValueError(f"training must be 'joint' for {name}: an M-step under its weights may lower it.")
 
 
 def _posterior(guide: Free, log_joint: FloatArray) -> Free:
