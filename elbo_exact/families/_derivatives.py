@@ -36,8 +36,8 @@ class Derivatives(NamedTuple):
     ----------
     names : tuple of str, P of them
     values : ndarray, shape (P,)
-    jacobian : ndarray, shape (P, P)
-        Of the values in the coordinates.
+    jacobian : callable
+        () to (P, P): that of the values in the coordinates; not made for those who only count parameters.
     free : ndarray of bool, shape (P,)
     places : ndarray of int, shape (K, p)
         The coordinates that the log density of each state depends on.
@@ -49,7 +49,7 @@ class Derivatives(NamedTuple):
 
     names: tuple[str, ...]
     values: FloatArray
-    jacobian: FloatArray
+    jacobian: Callable[[], FloatArray]
     free: npt.NDArray[np.bool_]
     places: Index
     scores: Callable[[Any], FloatArray]
@@ -62,13 +62,13 @@ def derivatives(family: Any) -> Derivatives:
     raise TypeError(f"model must be made of families with known derivatives; got {type(family).__name__}.")
 
 
-def simplex_coordinates(simplex: LogSimplex) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+def simplex_coordinates(simplex: LogSimplex) -> tuple[FloatArray, Callable[[], FloatArray], npt.NDArray[np.bool_]]:
     """Probabilities, their Jacobian diag(p) - p p^T row by row, and which coordinates are free; flat."""
     p = np.exp(simplex.normalized)
     rows = p.reshape(-1, p.shape[-1])
     free = np.isfinite(simplex.given.reshape(rows.shape))
     free[np.arange(len(rows)), rows.argmax(axis=1)] = False
-    return rows.ravel(), _blocks(rows, np.ones(len(rows))), free.ravel()
+    return rows.ravel(), lambda: _blocks(rows, np.ones(len(rows))), free.ravel()
 
 
 def simplex_curvature(simplex: LogSimplex, counts: FloatArray) -> FloatArray:
@@ -137,7 +137,7 @@ def _(family: Poisson) -> Derivatives:
     return Derivatives(
         tuple(f"rates[{k},{d}]" for k, d in np.ndindex(rates.shape)),
         rates.ravel(),
-        np.diag(rates.ravel()),
+        lambda: np.diag(rates.ravel()),
         rates.ravel() > 0.0,
         np.arange(rates.size).reshape(rates.shape),
         gradients,
@@ -151,7 +151,7 @@ def _(family: Gaussian) -> Derivatives:
     return Derivatives(
         names,
         values,
-        np.eye(len(names)),
+        lambda: np.eye(len(names)),
         np.ones(len(names), np.bool_),
         places,
         lambda x: scores(family, family._checked(x)),

@@ -135,8 +135,9 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     informed = parts.free & (np.diagonal(complete) != 0.0)
     kept = np.ix_(informed, informed)
     rates, directions = _rates(complete[kept], missing[kept])
-    covariance = _covariance(parts.jacobian[:, informed] @ directions, rates)
-    lost = np.abs(parts.jacobian[:, parts.free & ~informed]).sum(axis=1) > 0.0
+    jacobian = parts.jacobian()
+    covariance = _covariance(jacobian[:, informed] @ directions, rates)
+    lost = np.abs(jacobian[:, parts.free & ~informed]).sum(axis=1) > 0.0
     covariance[lost, lost] = np.inf
     coordinates = tuple(map(int, np.flatnonzero(informed)))
     return Information(

@@ -34,7 +34,7 @@ class JointDerivatives(NamedTuple):
 
     names: tuple[str, ...]
     values: FloatArray
-    jacobian: FloatArray
+    jacobian: Callable[[], FloatArray]
     free: npt.NDArray[np.bool_]
     places: list[npt.NDArray[np.int64]]
     scores: Callable[[Any], list[FloatArray]]
@@ -75,7 +75,7 @@ def _(model: Mixture) -> JointDerivatives:
     return JointDerivatives(
         tuple(names),
         np.concatenate([shares, *(part.values for part in parts)]),
-        _block_diagonal([share_jacobian, *(part.jacobian for part in parts)]),
+        lambda: _block_diagonal([share_jacobian(), *(part.jacobian() for part in parts)]),
         np.concatenate([share_free, *(part.free for part in parts)]),
         places,
         scores,
