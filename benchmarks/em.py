@@ -12,6 +12,7 @@ import warnings
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ELBO_EXACT_NUM_THREADS"):
     os.environ[variable] = "1"  # before NumPy is imported
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -73,7 +74,7 @@ def gaussian(n_rows: int, n_columns: int, n_components: int, kind: Any, spread: 
     def make(quick: bool) -> Runs:
         rng = np.random.default_rng(0)
         centers = rng.normal(size=(n_components, n_columns)) * spread
-        x = centers[rng.integers(n_components, size=n_rows // 50 if quick else n_rows)]
+        x = centers[rng.integers(n_components, size=n_rows // 8 if quick else n_rows)]
         x = x + rng.normal(size=x.shape)
         means = centers + 0.5 * rng.normal(size=centers.shape)  # rows as means would be collapsed components in 64 dimensions
         eye = np.eye(n_columns)

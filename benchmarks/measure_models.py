@@ -8,6 +8,8 @@ import statistics
 from typing import Any
 
 import em  # first: it sets one thread before NumPy is imported
+
+import amortized  # isort: skip
 from measure import quietest
 
 __all__ = ["measured"]
@@ -39,4 +41,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    print(json.dumps([measured(case, quick) for case in em.CASES]))
+    print(json.dumps([measured(case, quick) for case in (*em.CASES, *amortized.CASES)]))

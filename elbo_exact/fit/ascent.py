@@ -47,7 +47,11 @@ def by_batches(
     """So many passes over the rows, shuffled anew each time; ``state`` is changed. NaN or infinities end it early."""
     place = params.copy()
     for _ in range(passes):
-        batches = [None] if batch_size is None else np.split(rng.permutation(n_rows), range(batch_size, n_rows, batch_size))
+        batches = (
+            [None]
+            if batch_size is None or batch_size >= n_rows
+            else np.split(rng.permutation(n_rows), range(batch_size, n_rows, batch_size))
+        )
         for batch in batches:
             value, gradient = slope(place, batch)
             if not (np.isfinite(value) and np.isfinite(gradient).all()):

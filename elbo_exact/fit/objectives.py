@@ -23,6 +23,7 @@ from elbo_exact.variational import gradient_results
 
 __all__ = ["Elbo", "ForwardKL", "ImportanceWeighted", "Objective", "Renyi", "ReweightedWakeSleep", "Slopes", "Thermodynamic"]
 
+LOWEST = -1e8  # below every log q that has weight
 Potential = Callable[[FloatArray, Any], tuple[FloatArray, FloatArray]]
 
 
@@ -51,6 +52,9 @@ class Objective(Protocol):
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
         """Value and derivatives of every row."""
 
+    def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
+        """The same for a training step; ``error`` need not be a bound."""
+
     def potential(self, log_joint: FloatArray, log_q: FloatArray) -> Potential:
         """(log_q, rows) to what the guide climbs and its derivative, while the model, and the weights at ``log_q``, stand still."""
 
@@ -64,11 +68,15 @@ class _OneFunction:
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
         raise AssertionError("every objective has its own formula")
 
+    def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
+        """The same."""
+        return self(log_joint, log_q)
+
     def potential(self, log_joint: FloatArray, log_q: FloatArray) -> Potential:
         """The value and its derivative in the guide."""
 
         def climbed(log_q: FloatArray, rows: Any) -> tuple[FloatArray, FloatArray]:
-            found = self(log_joint if rows is None else log_joint[rows], log_q)
+            found = self(log_joint, log_q) if rows is None else self.plain(log_joint[rows], log_q)
             return found.value, found.guide
 
         return climbed
@@ -89,6 +97,14 @@ class Elbo(_OneFunction):
         """Value and derivatives of every row."""
         results, slope, _, _ = gradient_results(log_joint, log_q, False)
         return Slopes(results[:, OUT_ELBO].copy(), results[:, OUT_ELBO + 1].copy(), _exp(log_q), slope)
+
+    def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
+        """Five passes of NumPy instead of the engine: a tenth of the time on batches of a hundred short rows."""
+        q = _exp(log_q)
+        terms = np.where(q > 0.0, q * (log_joint - np.maximum(log_q, LOWEST)), 0.0)
+        value = terms.sum(axis=1)
+        terms -= q * value[:, None]
+        return Slopes(value, np.full(len(value), np.inf), q, terms)
 
 
 @dataclass(frozen=True)
@@ -196,6 +212,10 @@ class _TwoFunctions:
 
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
         raise AssertionError("every objective has its own formula")
+
+    def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
+        """The same."""
+        return self(log_joint, log_q)
 
     def potential(self, log_joint: FloatArray, log_q: FloatArray) -> Potential:
         """Cross entropies to the weights at ``log_q``."""

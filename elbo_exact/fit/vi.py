@@ -19,6 +19,8 @@ from elbo_exact.fit.objectives import Objective, Potential
 from elbo_exact.fit.optimizers import Optimizer
 from elbo_exact.fit.result import FitResult, Outcome
 from elbo_exact.guides import Amortized, Free
+from elbo_exact.guides.factors import Pullback
+from elbo_exact.models._linear import linear_mixture
 
 __all__ = ["fit_vi"]
 
@@ -235,6 +237,7 @@ class _Joint:
     def __init__(self, walker: _Walker, start: Bound) -> None:
         self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
         self.logs = LogParameters(start.model)
+        self.linear = linear_mixture(start.model, walker.data.x)
 
     def step(self, point: Bound) -> Step:
         """Both along the gradient."""
@@ -250,13 +253,22 @@ class _Joint:
         return self.logs.at(params[self.width :]), self.guide.with_params(params[: self.width])
 
     def _slope(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
-        model, guide = self._at(params)
         data = self.walker.data
         x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
-        log_q, back = guide.forward(x)
-        found = data.objective(model.log_joint(x), log_q)
+        log_q, back = self.guide.with_params(params[: self.width]).forward(x)
+        log_joint, pull = self._log_joint(params[self.width :], x, batch)
+        # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
+        evaluate = data.objective if self.walker.optimizer is None else data.objective.plain
+        found = evaluate(log_joint, log_q)
         value, cotangent = _mean(found.value, found.guide, counts)
-        return value, np.concatenate([back(cotangent), model.pullback(x, _mean(found.value, found.model, counts)[1])])
+        return value, np.concatenate([back(cotangent), pull(_mean(found.value, found.model, counts)[1])])
+
+    def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
+        """The log table of a batch and the way back, without a model object where the model is a matrix product."""
+        if self.linear is not None:
+            return self.linear.log_joint(params, batch)
+        model = self.logs.at(params)
+        return model.log_joint(x), lambda cotangent: model.pullback(x, cotangent)
 
 
 def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:

@@ -147,6 +147,8 @@ class Factors:
 
         A softmax of logits l turns the cotangents c_v of its log probabilities into c_v - q_v sum c. Logits of -inf stay: 0.
         """
+        if states is None and self.groups == ((tuple(range(self.space.n_variables)), ()),):
+            return self._free_table(logits)
         values = self.space.states(states)
         table, backs = None, []
         for group, conditional, expand_back in self._conditionals(logits):
@@ -165,6 +167,18 @@ class Factors:
             return np.where(logits > -np.inf, np.concatenate(parts, axis=1), 0.0)
 
         return np.ascontiguousarray(table), pullback
+
+    def _free_table(self, logits: FloatArray) -> tuple[FloatArray, Pullback]:
+        """One group of all variables in their order: the softmax is the table."""
+        table, back = log_softmax(logits)
+        impossible = None if logits.min() > -np.inf else logits == -np.inf
+
+        def pullback(cotangent: FloatArray) -> FloatArray:
+            if impossible is None:
+                return back(cotangent)
+            return np.where(impossible, 0.0, back(np.where(impossible, 0.0, cotangent)))
+
+        return table, pullback
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""

@@ -1,0 +1,58 @@
+"""Log joints as one product against the model's own, and their gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from elbo_exact.families import Bernoulli, Categorical, Poisson
+from elbo_exact.fit.parameters import parameter_arrays
+from elbo_exact.models import Mixture
+from elbo_exact.models._linear import linear_mixture
+
+RNG = np.random.default_rng(2)
+X = np.column_stack([RNG.integers(0, 2, 30), RNG.integers(0, 2, 30), RNG.integers(0, 3, 30)]).astype(float)
+X[::5, 1] = np.nan
+MODEL = Mixture(
+    np.log([0.2, 0.3, 0.5]),
+    [Bernoulli.random(3, 2, rng=1), Categorical(np.log([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.5, 0.5 - 1e-9, 1e-9]]))],
+)
+
+
+def flat(model):
+    return np.concatenate([array.ravel() for array in parameter_arrays(model).values()])
+
+
+@pytest.mark.parametrize("rows", [None, np.array([4, 0, 7, 5])])
+def test_products_are_the_log_joint_and_its_pullback(rows):
+    form = linear_mixture(MODEL, X)
+    table, back = form.log_joint(flat(MODEL), rows)
+    seen = X if rows is None else X[rows]
+    exact, error = MODEL.log_joint_and_error(seen)
+    np.testing.assert_allclose(table, exact, rtol=0, atol=2.0 * error.max())  # the same sums in another order
+    cotangent = RNG.normal(size=table.shape)
+    ours, theirs = back(cotangent), MODEL.pullback(seen, cotangent)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=30 * 3 * 2.0**-50)  # sums of thirty rows of three terms
+
+
+def test_parameters_need_not_be_normalized():
+    form, params = linear_mixture(MODEL, X), flat(MODEL)
+    shifted = params.copy()
+    shifted[:3] += 1.0
+    shifted[-3:] -= 2.0
+    np.testing.assert_allclose(form.log_joint(shifted)[0], form.log_joint(params)[0], rtol=0, atol=2.0**-46)
+
+
+def test_structural_zeros_have_no_gradient_and_no_nan():
+    model = Mixture(np.log([0.5, 0.5]), [Categorical(np.array([[0.0, -np.inf], np.log([0.5, 0.5])]))])
+    x = np.array([[0.0], [1.0]])
+    table, back = linear_mixture(model, x).log_joint(flat(model))
+    assert table[1, 0] < -1e7 and np.isfinite(table).all()
+    gradient = back(np.array([[0.5, 0.5], [0.0, 1.0]]))
+    assert gradient[3] == 0.0 and np.isfinite(gradient).all()
+
+
+def test_other_models_have_no_such_form():
+    assert linear_mixture(Mixture(np.log([0.5, 0.5]), [Poisson(np.zeros((2, 1)))]), X[:, :1]) is None
+    wide = Mixture(np.log([1.0]), [Categorical(np.log(np.full((1, 20), 0.05)))])
+    assert linear_mixture(wide, np.zeros((3, 1))) is None
