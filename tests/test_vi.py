@@ -170,9 +170,9 @@ def test_a_diverging_learning_rate_keeps_the_last_good_parameters(training, rate
 
 
 def test_an_interrupted_run_keeps_its_last_step(monkeypatch):
-    from elbo_exact.fit import vi
+    from elbo_exact.fit.steps import Walker
 
-    calls, real = [], vi._Walker.alternate
+    calls, real = [], Walker.alternate
 
     def alternate(self, point):
         calls.append(point)
@@ -180,7 +180,7 @@ def test_an_interrupted_run_keeps_its_last_step(monkeypatch):
             raise KeyboardInterrupt
         return real(self, point)
 
-    monkeypatch.setattr(vi._Walker, "alternate", alternate)
+    monkeypatch.setattr(Walker, "alternate", alternate)
     fit = ee.fit_vi(MODEL, Free.uniform(MODEL.log_joint(X)), X, max_iter=10)
     assert fit.outcome is ee.Outcome.INTERRUPTED and fit.n_iter == 2
 

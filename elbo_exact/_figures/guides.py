@@ -14,7 +14,7 @@ from elbo_exact.fit import fit_vi
 from elbo_exact.fit.ascent import by_lbfgs
 from elbo_exact.fit.bound import Rows
 from elbo_exact.fit.objectives import Elbo
-from elbo_exact.fit.vi import guide_slope
+from elbo_exact.fit.steps import guide_slope
 from elbo_exact.gallery import load
 from elbo_exact.guides import Amortized, Factors
 from elbo_exact.importance import curve

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
 from elbo_exact._validate import FloatArray
-from elbo_exact.fit.optimizers import Optimizer, OptimizerState
+from elbo_exact.fit.optimizers import Optimizer, OptimizerState, clip
 
-__all__ = ["Slope", "by_batches", "by_lbfgs"]
+__all__ = ["Plan", "Slope", "by_batches", "by_lbfgs"]
 
 # parameters and rows (None: all) to the mean of what is maximized and its gradient
 Slope = Callable[[FloatArray, Any], tuple[float, FloatArray]]
@@ -34,27 +35,30 @@ def by_lbfgs(slope: Slope, params: FloatArray, max_iter: int) -> FloatArray:
     return end
 
 
-def by_batches(
-    slope: Slope,
-    params: FloatArray,
-    optimizer: Optimizer,
-    state: OptimizerState,
-    n_rows: int,
-    batch_size: int | None,
-    passes: int,
-    rng: np.random.Generator,
-) -> FloatArray:
+@dataclass(frozen=True)
+class Plan:
+    """How a flat vector is moved: an optimizer, or L-BFGS-B if there is none; over which batches, and how often."""
+
+    optimizer: Optimizer | None
+    batch_size: int | None
+    passes: int
+    clip_norm: float | None
+    rng: Any
+
+
+def by_batches(slope: Slope, params: FloatArray, plan: Plan, state: OptimizerState, n_rows: int) -> FloatArray:
     """So many passes over the rows, shuffled anew each time; ``state`` is changed. NaN or infinities end it early."""
-    place = params.copy()
-    for _ in range(passes):
-        batches = (
-            [None]
-            if batch_size is None or batch_size >= n_rows
-            else np.split(rng.permutation(n_rows), range(batch_size, n_rows, batch_size))
-        )
+    place, size = params.copy(), plan.batch_size
+    assert plan.optimizer is not None
+    for _ in range(plan.passes):
+        batches: list[Any] = [None]
+        if size is not None and size < n_rows:
+            batches = np.split(plan.rng.permutation(n_rows), range(size, n_rows, size))
         for batch in batches:
             value, gradient = slope(place, batch)
             if not (np.isfinite(value) and np.isfinite(gradient).all()):
                 return np.full_like(params, np.nan)
-            optimizer.update(place, -gradient, state)
+            if plan.clip_norm is not None:
+                clip(gradient, plan.clip_norm)
+            plan.optimizer.update(place, -gradient, state)
     return place

@@ -19,7 +19,7 @@ from elbo_exact._validate import FloatArray
 from elbo_exact.fit.loop import Walk
 from elbo_exact.fit.parameters import parameter_arrays, with_arrays
 
-__all__ = ["Checkpoint", "Journal", "open_journal"]
+__all__ = ["Checkpoint", "Journal", "feed", "flat_arrays", "open_journal", "open_path", "restored", "write_whole"]
 
 MEMBERS = ("fingerprint", "gain_errors", "gains", "lengths", "parameters", "trace")  # in alphabetical order
 
@@ -72,23 +72,46 @@ class Journal:
             Walk(model, [], [], []) if walk is None else Walk(walk.model, walk.trace[: n + 1], walk.gains[:n], walk.errors[:n])
             for walk, model, n in zip(self.walks, self.models, self.steps, strict=True)
         ]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    fingerprint=np.frombuffer(self.fingerprint, np.uint8),
-                    lengths=np.array([len(walk.trace) for walk in walks], np.int64),
-                    trace=_joined([walk.trace for walk in walks]),
-                    gains=_joined([walk.gains for walk in walks]),
-                    gain_errors=_joined([walk.errors for walk in walks]),
-                    parameters=_joined([_flat(walk.model) for walk in walks]),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(
+            self.path,
+            fingerprint=np.frombuffer(self.fingerprint, np.uint8),
+            lengths=np.array([len(walk.trace) for walk in walks], np.int64),
+            trace=_joined([walk.trace for walk in walks]),
+            gains=_joined([walk.gains for walk in walks]),
+            gain_errors=_joined([walk.errors for walk in walks]),
+            parameters=_joined([flat_arrays(walk.model) for walk in walks]),
+        )
+
+
+def write_whole(path: Path, **arrays: Any) -> None:
+    """An npz file that is whole at any moment."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_path(given: Checkpoint) -> Path:
+    """The file of a checkpoint, in a folder that exists.
+
+    Raises
+    ------
+    ValueError
+        No such folder, a folder where a file is wanted, or negative seconds.
+    """
+    if not given.seconds >= 0.0:
+        raise ValueError(f"seconds must be >= 0; got {given.seconds!r}.")
+    path = Path(given.path)
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the checkpoint must exist; got {os.fspath(path)!r}; create it first.")
+    if path.is_dir():
+        raise ValueError(f"checkpoint must name a file; got the folder {os.fspath(path)!r}.")
+    return path
 
 
 def open_journal(checkpoint: Any, models: Sequence[Any], settings: Sequence[Any]) -> Journal:
@@ -100,16 +123,10 @@ def open_journal(checkpoint: Any, models: Sequence[Any], settings: Sequence[Any]
         A file that is no checkpoint, or that belongs to other data, starts or settings.
     """
     given = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    if not given.seconds >= 0.0:
-        raise ValueError(f"seconds must be >= 0; got {given.seconds!r}.")
-    path = Path(given.path)
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder of the checkpoint must exist; got {os.fspath(path)!r}; create it first.")
-    if path.is_dir():
-        raise ValueError(f"checkpoint must name a file; got the folder {os.fspath(path)!r}.")
+    path = open_path(given)
     digest = hashlib.sha256(b"elbo_exact checkpoint 1")
     for part in (*models, *settings):
-        _feed(digest, part)
+        feed(digest, part)
     journal = Journal(path, given.seconds, digest.digest(), list(models), [None] * len(models), [0] * len(models))
     if path.exists():
         journal.walks = _read(path, journal)
@@ -123,7 +140,7 @@ def _read(path: Path, journal: Journal) -> list[Walk | None]:
         raise ValueError(
             f"{os.fspath(path)} belongs to a fit of other data, starts or settings; remove it or name another file."
         )
-    lengths, sizes = arrays["lengths"], np.array([_flat(model).size for model in journal.models])
+    lengths, sizes = arrays["lengths"], np.array([flat_arrays(model).size for model in journal.models])
     steps = np.maximum(lengths - 1, 0)
     wanted = {"trace": lengths.sum(), "gains": steps.sum(), "gain_errors": steps.sum(), "parameters": sizes.sum()}
     sound = lengths.dtype == np.int64 and lengths.shape == sizes.shape and (lengths >= 0).all()
@@ -136,13 +153,13 @@ def _read(path: Path, journal: Journal) -> list[Walk | None]:
     walks: list[Walk | None] = []
     for model, length, trace, gains, errors, flat in zip(journal.models, lengths, *parts, strict=True):
         try:
-            walks.append(Walk(_restored(model, flat), trace.tolist(), gains.tolist(), errors.tolist()) if length else None)
+            walks.append(Walk(restored(model, flat), trace.tolist(), gains.tolist(), errors.tolist()) if length else None)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)} is not a valid checkpoint: {error}") from None
     return walks
 
 
-def _restored(model: Any, flat: FloatArray) -> Any:
+def restored(model: Any, flat: FloatArray) -> Any:
     arrays, first = {}, 0
     for place, array in parameter_arrays(model).items():
         arrays[place] = flat[first : first + array.size].reshape(array.shape)
@@ -154,14 +171,14 @@ def _check_kept(start: Any, model: Any) -> None:
     """A model is kept as its arrays of floating-point numbers: nothing else may have changed since the start."""
     found, rest = hashlib.sha256(), hashlib.sha256()
     for digest, node in ((found, with_arrays(start, parameter_arrays(model))), (rest, model)):
-        _feed(digest, node)
+        feed(digest, node)
     if found.digest() != rest.digest():
         raise TypeError(
             f"model must keep all that changes in arrays of float64 for a checkpoint; {type(model).__name__} has other parameters."
         )
 
 
-def _flat(model: Any) -> FloatArray:
+def flat_arrays(model: Any) -> FloatArray:
     return _joined([array.ravel() for array in parameter_arrays(model).values()])
 
 
@@ -169,7 +186,7 @@ def _joined(parts: Sequence[Any]) -> FloatArray:
     return np.concatenate([np.asarray(part, np.float64) for part in parts]) if parts else np.zeros(0)
 
 
-def _feed(digest: Any, node: Any) -> None:
+def feed(digest: Any, node: Any) -> None:
     """The content of a model, of data or of a setting; what is derived in a dataclass is left out."""
     if isinstance(node, np.ndarray) and node.dtype != object:
         digest.update(f"{node.dtype.str}{node.shape}".encode())
@@ -177,11 +194,11 @@ def _feed(digest: Any, node: Any) -> None:
     elif isinstance(node, (list, tuple, np.ndarray)):
         digest.update(f"{len(node)}".encode())
         for part in node:
-            _feed(digest, part)
+            feed(digest, part)
     elif dataclasses.is_dataclass(node):
         digest.update(type(node).__qualname__.encode())
         for entry in dataclasses.fields(node):
             if entry.init:
-                _feed(digest, getattr(node, entry.name))
+                feed(digest, getattr(node, entry.name))
     else:
         digest.update(repr(node).encode())

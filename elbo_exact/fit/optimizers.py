@@ -18,7 +18,19 @@ from elbo_exact._validate import integer
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.descent import adam_double, adam_single
 
-__all__ = ["SGD", "Adam", "AdamW", "Constant", "Cosine", "Exponential", "Optimizer", "OptimizerState", "Schedule", "clip"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "NaturalGradient",
+    "Optimizer",
+    "OptimizerState",
+    "Schedule",
+    "clip",
+]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -147,6 +159,17 @@ class SGD:
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         params -= rate * gradient
         state.count += 1
+
+
+@dataclass(frozen=True)
+class NaturalGradient(SGD):
+    """Gradient descent in the geometry of the guide's own distributions, for `Free`, `MeanField` and `Structured` guides.
+
+    The gradient in the logits of a categorical distribution is divided by its probabilities. At rate 1 one step of the ELBO lands on the
+    posterior of a `Free` guide, and on the coordinate optima of a product of independent posteriors (Hoffman et al. 2013, JMLR 14:1303).
+    """
+
+    learning_rate: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Outcome(enum.Enum):
         "A step left the range of numbers or lost more than it could win back, so it was not kept; "
         "lower the learning rate and go on from the last good parameters, which are returned."
     )
+    EARLY_STOP = "The evidence of the validation rows no longer rose, so the fit went back to the step where it was highest."
     INTERRUPTED = "The run was interrupted; the last good parameters are returned."
     DEGENERATE = (
         "A component was about to collapse, where the likelihood has no maximum, so the step was not taken; "

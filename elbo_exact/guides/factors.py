@@ -180,6 +180,18 @@ class Factors:
 
         return table, pullback
 
+    def natural(self, logits: FloatArray, gradient: FloatArray) -> FloatArray:
+        """The gradient (N, n_logits) through the inverse of Fisher's information of each observation's q, not for linear logits.
+
+        In one context of the parents the information is pi (diag(q) - q q^T), with pi the probability of the context, so a gradient whose
+        entries sum to 0 becomes gradient / (pi q); 0 where that is 0.
+        """
+        with np.errstate(under="ignore"):
+            cube = np.exp(self.log_table(logits)[0]).reshape(len(logits), *self.space.sizes)
+        joint = np.concatenate([self._summed(cube, group).reshape(len(logits), -1) for group in self.groups], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(joint > 0.0, gradient / joint, 0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
         groups = [[list(variables), list(parents)] for variables, parents in self.groups]

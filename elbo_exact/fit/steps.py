@@ -1,0 +1,235 @@
+"""The steps of a variational fit: model and guide in turn, or both along the gradient."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from elbo_exact._validate import FloatArray
+from elbo_exact.errors import LogTableError, ZeroEvidence
+from elbo_exact.fit.ascent import Plan, Slope, by_batches, by_lbfgs
+from elbo_exact.fit.bound import Bound, LogParameters, Rows, bound
+from elbo_exact.fit.loop import Step, Stopped
+from elbo_exact.fit.objectives import Objective, Potential
+from elbo_exact.fit.optimizers import NaturalGradient
+from elbo_exact.fit.result import Outcome
+from elbo_exact.guides import Amortized, Free, Structured
+from elbo_exact.guides.factors import Pullback
+from elbo_exact.models._linear import linear_mixture
+
+__all__ = ["Joint", "Walker", "guide_slope", "possible", "refuse_plan", "refuse_training"]
+
+U = 2.0**-53
+RUNAWAY = 0.1  # a pass that loses this share of the objective, plus one nat, has diverged; one that loses less is noisy
+
+
+class Walker:
+    """Settings of a fit, and the moments and random numbers of its optimizer."""
+
+    def __init__(self, data: Rows, plan: Plan) -> None:
+        self.data, self.plan = data, plan
+        self.state: Any = None
+
+    def first(self, model: Any, guide: Any) -> Bound:
+        """The guide at its optimum for the first model."""
+        table = model.log_joint_and_error(self.data.x)
+        _refuse_impossible(table[0], self.data)
+        if self._in_closed_form(guide):
+            return bound(model, _posterior(guide, table[0]), self.data, table)
+        start = possible(bound(model, guide, self.data, table), self.data)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self._guide_step(start, table)
+        except (Stopped, LogTableError):
+            return start  # the first step of the fit will say so again
+
+    def alternate(self, point: Bound) -> Step:
+        """theta by the M-step under q, then phi."""
+        statistics = point.model.statistics(self.data.x, self.data.counts[:, None] * point.weights)
+        model = point.model.maximize(statistics, self.data.prior)
+        table = model.log_joint_and_error(self.data.x)
+        added = (len(point.weights) + 2) * U
+        loss = (
+            model.rounding_loss(statistics, self.data.prior, point.weights_error + added)
+            if point.weights_error < math.inf
+            else math.inf
+        )
+        if self._in_closed_form(point.guide):
+            following = bound(model, _posterior(point.guide, table[0]), self.data, table)
+        else:
+            following = self._guide_step(bound(model, point.guide, self.data, table), table)
+        return _gained(point, following, loss)
+
+    def climb_by_slope(self, slope: Slope, params: FloatArray) -> FloatArray:
+        """Uphill from ``params`` by L-BFGS-B or the optimizer; NaN where the way leaves the domain of model or guide."""
+
+        def guarded(values: FloatArray, batch: Any) -> tuple[float, FloatArray]:
+            try:
+                return slope(values, batch)
+            except LogTableError:  # the data were checked at the start, so it is the parameters
+                return math.nan, np.full_like(values, math.nan)
+
+        with np.errstate(all="ignore"):
+            if self.plan.optimizer is None:
+                return by_lbfgs(guarded, params, self.plan.passes)
+            if self.state is None:
+                self.state = self.plan.optimizer.start(np.array(params))
+            return by_batches(guarded, params, self.plan, self.state, len(self.data.counts))
+
+    def judged(self, before: Bound, params: FloatArray, make: Any, height: Any = operator.attrgetter("objective")) -> Bound:
+        """The bound at new parameters if it is higher; what an optimizer lost ends the fit."""
+        if not (params < math.inf).all():
+            raise Stopped(Outcome.DIVERGED, "a parameter or a gradient is no finite number.")
+        after: Bound = make(params)
+        lost = height(before) - height(after)
+        if lost <= 0.0:
+            return after
+        if self.plan.optimizer is None or lost <= before.objective_error + after.objective_error:
+            return before
+        diverged = not lost <= RUNAWAY * (1.0 + abs(height(before)))
+        raise Stopped(Outcome.DIVERGED if diverged else Outcome.NOISY, f"the optimizer lost {lost:.3g} nats.")
+
+    def _in_closed_form(self, guide: Any) -> bool:
+        return isinstance(guide, Free) and self.plan.optimizer is None
+
+    def _guide_step(self, point: Bound, table: tuple[FloatArray, FloatArray]) -> Bound:
+        potential = self.data.objective.potential(table[0], point.log_q)
+        slope = guide_slope(point.guide, potential, self.data)
+        if isinstance(self.plan.optimizer, NaturalGradient):
+            slope = natural_slope(point.guide, slope, self.data)
+        params = self.climb_by_slope(slope, point.guide.params)
+
+        def height(at: Bound) -> float:
+            if self.data.objective.is_one_function:
+                return at.objective
+            used = self.data.counts > 0.0
+            return math.fsum((self.data.counts[used] * potential(at.log_q, None)[0][used]).tolist())
+
+        return self.judged(
+            point, params, lambda values: bound(point.model, point.guide.with_params(values), self.data, table), height
+        )
+
+
+class Joint:
+    """Model and guide as one flat vector, the guide's parameters first."""
+
+    def __init__(self, walker: Walker, start: Bound) -> None:
+        self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
+        self.logs = LogParameters(start.model)
+        self.linear = linear_mixture(start.model, walker.data.x)
+
+    def step(self, point: Bound) -> Step:
+        """Both along the gradient."""
+        self.logs = LogParameters(point.model)
+        params = np.concatenate([point.guide.params, self.logs.params])
+        data = self.walker.data
+        following = self.walker.judged(
+            point, self.walker.climb_by_slope(self._slope, params), lambda values: bound(*self._at(values), data)
+        )
+        return _gained(point, following, 0.0)
+
+    def _at(self, params: FloatArray) -> tuple[Any, Any]:
+        return self.logs.at(params[self.width :]), self.guide.with_params(params[: self.width])
+
+    def _slope(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
+        data = self.walker.data
+        x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
+        log_q, back = self.guide.with_params(params[: self.width]).forward(x)
+        log_joint, pull = self._log_joint(params[self.width :], x, batch)
+        # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
+        evaluate = data.objective if self.walker.plan.optimizer is None else data.objective.plain
+        found = evaluate(log_joint, log_q)
+        value, cotangent = _mean(found.value, found.guide, counts)
+        return value, np.concatenate([back(cotangent), pull(_mean(found.value, found.model, counts)[1])])
+
+    def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
+        """The log table of a batch and the way back, without a model object where the model is a matrix product."""
+        if self.linear is not None:
+            return self.linear.log_joint(params, batch)
+        model = self.logs.at(params)
+        return model.log_joint(x), lambda cotangent: model.pullback(x, cotangent)
+
+
+def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:
+    """Mean of what the guide climbs, per count, and its gradient in the guide's parameters, for a model that stands still."""
+
+    def slope(params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
+        x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
+        log_q, back = guide.with_params(params).forward(x)
+        value, cotangent = _mean(*potential(log_q, batch), counts)
+        return value, back(cotangent)
+
+    return slope
+
+
+def natural_slope(guide: Any, slope: Slope, data: Rows) -> Slope:
+    """The slope in the geometry of Fisher's information of each observation's own q (Amari 1998, Neural Computation 10:251)."""
+
+    def natural(params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
+        value, gradient = slope(params, batch)
+        logits, share = params.reshape(-1, guide.factors.n_logits), data.counts / data.counts.sum()
+        own = gradient.reshape(logits.shape) / np.where(share > 0.0, share, 1.0)[:, None]
+        return value, guide.factors.natural(logits, own).ravel()
+
+    return natural
+
+
+def _mean(values: FloatArray, slopes: FloatArray, counts: FloatArray) -> tuple[float, FloatArray]:
+    used, share = counts > 0.0, counts / max(counts.sum(), 1e-300)
+    return math.fsum((share[used] * values[used]).tolist()), np.where(used[:, None], share[:, None] * slopes, 0.0)
+
+
+def refuse_training(objective: Objective, training: str) -> None:
+    name = type(objective).__name__
+    if training == "joint" and not objective.is_one_function:
+        raise ValueError(f"training must be 'alternating' for {name}: model and guide climb two functions.")
+    if training == "alternating" and not objective.takes_weights:
+        raise ValueError(f"training must be 'joint' for {name}: an M-step under its weights may lower it.")
+
+
+def refuse_plan(guide: Any, training: str, plan: Plan) -> None:
+    """Settings that do not go with this guide."""
+    if plan.batch_size is not None and (plan.optimizer is None or not isinstance(guide, Amortized)):
+        raise ValueError("batch_size must be None without an optimizer and for a guide that is not Amortized.")
+    if plan.clip_norm is not None and (plan.optimizer is None or not 0.0 < plan.clip_norm < math.inf):
+        raise ValueError(f"clip_norm must be a finite number > 0 beside an optimizer, or None; got {plan.clip_norm!r}.")
+    if isinstance(plan.optimizer, NaturalGradient) and (
+        training == "joint" or not isinstance(guide, Structured) or guide.factors.linear
+    ):
+        raise ValueError("optimizer must be another than NaturalGradient for joint training, networks and linear guides.")
+
+
+def _posterior(guide: Free, log_joint: FloatArray) -> Free:
+    possible = np.any(log_joint > -np.inf, axis=1)
+    return Free.optimum(np.where(possible[:, None], log_joint, 0.0), guide.space)
+
+
+def _gained(old: Bound, new: Bound, loss: float) -> Step:
+    gain = new.objective - old.objective
+    error = 1.01 * (old.objective_error + new.objective_error + loss + U * abs(gain))
+    return Step(new, gain, error)
+
+
+def _refuse_impossible(log_joint: FloatArray, data: Rows) -> None:
+    bad = (data.counts > 0.0) & ~(log_joint > -np.inf).any(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ZeroEvidence(f"x is impossible under the model at row {row}: p(x) = 0; drop the row or give it weight 0.", (row,))
+
+
+def possible(point: Bound, data: Rows) -> Bound:
+    """Refuse an ELBO of -inf, from which no gradient leads away."""
+    _refuse_impossible(point.log_joint, data)
+    bad = (data.counts[:, None] > 0.0) & (point.log_joint == -np.inf) & (point.log_q > -np.inf)
+    if bad.any():
+        row, state = map(int, np.argwhere(bad)[0])
+        raise LogTableError(
+            f"guide gives probability to state {state} of row {row}, which the model excludes, so its ELBO is -inf; "
+            "take logits of -inf there, as Free.uniform does.",
+            "guide",
+            (row, state),
+        )
+    return point

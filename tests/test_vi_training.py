@@ -1,0 +1,146 @@
+"""What keeps a long variational fit honest: natural steps, clipping, early stopping, and going on after a kill to the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import elbo_exact as ee
+from elbo_exact.fit import Outcome, fit_vi
+from elbo_exact.fit.bound import Rows
+from elbo_exact.fit.objectives import Elbo
+from elbo_exact.fit.optimizers import SGD, Adam, NaturalGradient
+from elbo_exact.fit.steps import guide_slope, natural_slope
+from elbo_exact.guides import Amortized, Autoregressive, Factors, Free, MeanField, Structured
+from elbo_exact.models import Mixture
+
+SPACE = ee.LatentSpace((2, 3))
+RNG = np.random.default_rng(4)
+LOG_JOINT, X = RNG.normal(size=(5, SPACE.size)) * 2.0, np.zeros((5, 1))
+COUNTS = np.array([1.0, 4.0, 2.0, 0.5, 3.0])
+PROBLEM = ee.gallery.load("stouffer-toby")
+CLASSES = Mixture.random(2, [2] * 4, rng=3)
+ROUNDING = 2.0**-42
+
+
+def natural_step(guide, log_joint):
+    data = Rows(X, COUNTS)
+    slope = guide_slope(guide, Elbo().potential(log_joint, guide.log_q(X)), data)
+    _, direction = natural_slope(guide, slope, data)(guide.params, None)
+    return guide.with_params(guide.params + direction)
+
+
+def test_one_natural_step_lands_on_the_posterior():
+    guide = natural_step(Free.random(5, SPACE, rng=1), LOG_JOINT)
+    np.testing.assert_allclose(guide.log_q(X), ee.log_posterior(LOG_JOINT), rtol=0, atol=ROUNDING)
+
+
+def test_one_natural_step_of_a_product_finds_independent_posteriors():
+    first, second = RNG.normal(size=(5, 2)), RNG.normal(size=(5, 3))
+    independent = (first[:, :, None] + second[:, None, :]).reshape(5, -1)
+    guide = natural_step(MeanField.random(5, SPACE, rng=1), independent)
+    np.testing.assert_allclose(guide.log_q(X), ee.log_posterior(independent), rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("factors", [Factors.mean_field(SPACE), Factors.chain(SPACE), Factors.free(SPACE)])
+def test_natural_direction_solves_fishers_equations(factors):
+    """F d = g with F = sum_z q(z) s(z) s(z)^T, s the scores of the logits, built state by state."""
+    guide = Structured.random(1, factors, rng=2)
+    table = LOG_JOINT[:1]
+    q = np.exp(guide.log_q(X[:1])[0])
+    scores = np.array([guide.pullback(X[:1], np.eye(SPACE.size)[z : z + 1]) for z in range(SPACE.size)])
+    fisher = (q[:, None, None] * scores[:, :, None] * scores[:, None, :]).sum(axis=0)
+    gradient = guide.pullback(X[:1], ee.elbo_gradient(table, guide.log_q(X[:1])))
+    direction = factors.natural(guide.logits(X[:1]), gradient[None])[0]
+    np.testing.assert_allclose(fisher @ direction, gradient, rtol=0, atol=ROUNDING)
+
+
+def test_a_fit_by_natural_steps_is_em():
+    guide = Free.uniform(CLASSES.log_joint(PROBLEM.x))
+    options = {"weights": PROBLEM.counts, "max_iter": 30, "inner_iter": 1}
+    fit = fit_vi(CLASSES, guide, PROBLEM.x, optimizer=NaturalGradient(), **options)
+    em = ee.fit_em(CLASSES, PROBLEM.x, weights=PROBLEM.counts, max_iter=30)
+    assert fit.n_iter == 30 and abs(fit.objective - em.objective) <= 2.0**-30
+
+
+@pytest.mark.parametrize(
+    ("guide", "training"),
+    [
+        (Amortized.random(4, CLASSES.space, rng=0), "alternating"),
+        (Autoregressive.random(16, CLASSES.space, rng=0), "alternating"),
+        (Free.uniform(CLASSES.log_joint(PROBLEM.x)), "joint"),
+    ],
+)
+def test_natural_steps_need_distributions_of_their_own(guide, training):
+    with pytest.raises(ValueError, match="NaturalGradient"):
+        fit_vi(CLASSES, guide, PROBLEM.x, optimizer=NaturalGradient(), training=training)
+
+
+def test_clipping_saves_a_rate_that_is_too_large():
+    guide = Amortized.random(4, CLASSES.space, hidden=(3,), rng=1)
+    options = {"weights": PROBLEM.counts, "training": "joint", "max_iter": 5, "inner_iter": 20, "rng": 0}
+    wild = fit_vi(CLASSES, guide, PROBLEM.x, optimizer=SGD(300.0), **options)
+    tame = fit_vi(CLASSES, guide, PROBLEM.x, optimizer=SGD(300.0), clip_norm=1e-4, **options)
+    assert wild.outcome in (Outcome.DIVERGED, Outcome.NOISY) and wild.n_iter == 0
+    assert tame.n_iter == 5 and tame.trace[-1] > tame.trace[0]
+    for bad in (0.0, -1.0, np.inf):
+        with pytest.raises(ValueError, match="clip_norm must be a finite number > 0"):
+            fit_vi(CLASSES, guide, PROBLEM.x, optimizer=SGD(0.1), clip_norm=bad)
+
+
+def test_a_fit_stops_where_rows_that_it_does_not_see_are_likeliest():
+    """Three classes on forty respondents overfit; the kept model is the best on the others among all steps, each refitted."""
+    model, everybody = Mixture.random(3, [2] * 4, rng=1), np.repeat(PROBLEM.x, PROBLEM.counts.astype(int), axis=0)
+    order = np.random.default_rng(1).permutation(len(everybody))
+    seen, held = everybody[order[:40]], everybody[order[40:]]
+    guide = Free.uniform(model.log_joint(seen))
+    fit = fit_vi(model, guide, seen, validation=held, patience=4, max_iter=200)
+    assert fit.outcome is Outcome.EARLY_STOP and len(fit.trace) == fit.n_iter + 1 == len(fit.gains) + 1
+
+    def evidence(n):
+        end = fit_vi(model, guide, seen, max_iter=n) if n else None
+        at = model if end is None else end.model
+        return float(np.sum(ee.log_evidence(at.log_joint(held))))
+
+    values = [evidence(n) for n in range(fit.n_iter + 5)]
+    assert int(np.argmax(values)) == fit.n_iter
+    assert abs(float(np.sum(ee.log_evidence(fit.model.log_joint(held)))) - max(values)) <= ROUNDING
+    again = fit_vi(model, guide, seen, max_iter=fit.n_iter)
+    np.testing.assert_array_equal(again.trace, fit.trace)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"training": "joint", "optimizer": Adam(1e-2), "batch_size": 5, "inner_iter": 3, "rng": 7},
+        {"training": "joint", "inner_iter": 5},
+        {"training": "alternating", "inner_iter": 5},
+        {"training": "alternating", "optimizer": SGD(0.1, momentum=0.9), "inner_iter": 3},
+    ],
+)
+def test_a_fit_goes_on_to_the_same_bits(tmp_path, options):
+    guide = Amortized.random(4, CLASSES.space, hidden=(3,), rng=1)
+    path = tmp_path / "fit.npz"
+    common = {"weights": PROBLEM.counts, "checkpoint": ee.fit.Checkpoint(path, seconds=0.0)}
+    whole = fit_vi(CLASSES, guide, PROBLEM.x, weights=PROBLEM.counts, max_iter=9, **options)
+    for steps in (2, 5, 9):
+        fit = fit_vi(CLASSES, guide, PROBLEM.x, max_iter=steps, **common, **options)
+        assert [file.name for file in tmp_path.iterdir()] == ["fit.npz"]
+    np.testing.assert_array_equal(fit.trace, whole.trace)
+    np.testing.assert_array_equal(fit.guide.params, whole.guide.params)
+    np.testing.assert_array_equal(fit.model.log_weights, whole.model.log_weights)
+    assert fit.outcome is whole.outcome
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
+    guide, path = Free.uniform(CLASSES.log_joint(PROBLEM.x)), tmp_path / "fit.npz"
+    fit_vi(CLASSES, guide, PROBLEM.x, max_iter=2, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to a fit of other data, starts or settings"):
+        fit_vi(CLASSES, guide, PROBLEM.x, weights=PROBLEM.counts, max_iter=2, checkpoint=path)
+    with pytest.raises(ValueError, match="the folder of the checkpoint must exist"):
+        fit_vi(CLASSES, guide, PROBLEM.x, checkpoint=tmp_path / "no" / "fit.npz")
+    with pytest.raises(ValueError, match="checkpoint must be None beside validation"):
+        fit_vi(CLASSES, guide, PROBLEM.x, checkpoint=path, validation=PROBLEM.x)
+    path.write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(ValueError, match="fit.npz"):
+        fit_vi(CLASSES, guide, PROBLEM.x, max_iter=2, checkpoint=path)
