@@ -35,14 +35,14 @@ __all__ = [
 
 SUFFIXES = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-STYLES = {"prior": ("#0072B2", "s"), "blurred": ("#E69F00", "o"), "exact": ("#009E73", "D")}
+STYLES = {"prior": ("#0072B2", "s"), "blurred": ("#E69F00", "o"), "amortized": ("#CC79A7", "^"), "exact": ("#009E73", "D")}
 LINES = ("solid", "dashed", "dashdot", "dotted")
 MANY_STATES = 100  # more are drawn as a curve
 BEYOND = 1.12  # where an infinite gap is drawn, in units of the largest finite one
 
 
 def figure(study: Study) -> Figure:
-    """The gaps of the three q's beside the rise of EM, or beside the posterior marginals of a network.
+    """The gaps of all q's beside the rise of EM, or beside the posterior marginals of a network.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def gaps(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_ylabel(" ".join(study.problem.columns) + " (count)" if study.problem.kind == "latent-class" else "row")
     ax.set_xlabel("nats from log p(x)")
     ax.set_title("ELBO \N{LEFTWARDS ARROW} log p(x) \N{RIGHTWARDS ARROW} EUBO", fontsize=11)
-    legend(ax, 3)
+    legend(ax, len(study.approximations))
     return ax
 
 

@@ -35,7 +35,9 @@ def study_text(study: Study) -> str:
         parts.append(_classes(study) if study.chosen.n_classes is not None else _path(study.chosen))
         parts.append(_parameters(study))
     parts.append(_posteriors(study))
-    parts.append(f"Three q's for each row, in nats; ± bounds the rounding error, given the table log p(x, z).\n{LEGEND}.")
+    parts.append(
+        f"{len(study.approximations)} q's for each row, in nats; ± bounds the rounding error, given the table log p(x, z).\n{LEGEND}."
+    )
     parts += [f"q = {part.name}: {part.meaning}\n{_bounds(part, study)}" for part in study.approximations]
     parts += [_ladder(study.ladder), _checks(study), _paragraph(study.sentence)]
     return "\n\n".join(part for part in parts if part)

@@ -49,7 +49,9 @@ def test_the_axes_are_labelled_and_the_legend_names_every_q(name: str) -> None:
     for axes in (left, right):
         assert axes.get_xlabel() and axes.get_title()
     assert "nats" in left.get_xlabel()
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["q = prior", "q = blurred", "q = exact"]  # type: ignore[union-attr]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [  # type: ignore[union-attr]
+        f"q = {part.name}" for part in study_of(name).approximations
+    ]
     assert len(left.get_yticks()) == len(study_of(name).rows)
 
 

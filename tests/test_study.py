@@ -63,8 +63,11 @@ def test_the_fits_of_stouffer_toby() -> None:
 @pytest.mark.parametrize("name", names())
 def test_each_q_is_what_its_name_says(name: str) -> None:
     result = study_of(name)
-    prior, blurred, exact = result.approximations
-    assert [part.name for part in result.approximations] == ["prior", "blurred", "exact"]
+    prior, blurred, *networks, exact = result.approximations
+    assert [part.name for part in (prior, blurred, exact)] == ["prior", "blurred", "exact"]
+    assert [part.name for part in networks] == (["amortized"] if result.problem.kind == "latent-class" else [])
+    for network in networks:  # trained, so better than the prior; one hidden unit, so not the posterior
+        assert exact.total.gap < network.total.gap < prior.total.gap
     assert exact.is_tight and not blurred.is_tight
     # Jensen: half a posterior keeps at least log(1/2) of forward divergence
     assert (blurred.audit.forward_kl <= math.log(2.0) + blurred.audit.error.forward_kl).all()

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from elbo_exact._audit import audit
+from elbo_exact._study.amortized import amortized
 from elbo_exact._study.checks import Findings, checks_of
 from elbo_exact._study.fits import ModelFit, latent_class_fits, tied_fit
 from elbo_exact._study.result import Approximation, Study
 from elbo_exact._study.rows import Rows, approximations, rows_of
 from elbo_exact._study.words import sentence
-from elbo_exact._validate import integer
+from elbo_exact._validate import FloatArray, integer
 from elbo_exact.bounds import Ladder, ladder
 from elbo_exact.evidence import posterior_marginals
 from elbo_exact.gallery import Problem, load
@@ -60,7 +61,8 @@ def study(
     -----
     Latent classes are fitted for each number of classes that the problem names, and the smallest BIC is chosen (Schwarz 1978, Ann.
     Stat. 6:461). Three q's are audited at the chosen model: the prior; a blurred posterior, half of it the posterior and half equal
-    weight on the states that can produce the row; and the exact posterior. In a network the prior is the proposal of likelihood
+    weight on the states that can produce the row; and the exact posterior; with latent classes also a network of one hidden unit that
+    was trained on the exact ELBO (amortized inference). In a network the prior is the proposal of likelihood
     weighting (Fung & Chang 1990; Shachter & Peot 1990), in a tied multinomial equal weight on the possible states.
 
     Examples
@@ -78,7 +80,7 @@ def study(
     chosen = min(fits, key=lambda fit: fit.bic) if fits else None
     rows = rows_of(this, chosen.result.model if chosen else None)
     parts = []
-    for name, (meaning, log_q) in approximations(this.kind, rows, executor).items():
+    for name, (meaning, log_q) in _every_q(this, rows, executor).items():
         result = audit(rows.log_joint, log_q, executor=executor)
         parts.append(Approximation(name, meaning, log_q, result, result.total(rows.counts)))
     marginals = dict(zip(rows.space.names or (), posterior_marginals(rows.log_joint, rows.space), strict=True))
@@ -97,6 +99,15 @@ def study(
         ladder=_ladder(rows, executor),
         sentence=sentence(parts, rows.counts, rows.names),
     )
+
+
+def _every_q(problem: Problem, rows: Rows, executor: Any) -> dict[str, tuple[str, FloatArray]]:
+    """The prior, the blurred posterior, a network where there are answers to feed it, and the posterior last."""
+    found = approximations(problem.kind, rows, executor)
+    if problem.kind == "latent-class" and np.isfinite(rows.log_joint).all():  # a softmax would charge impossible states
+        found["amortized"] = amortized(problem, rows)
+        found["exact"] = found.pop("exact")
+    return found
 
 
 def _ladder(rows: Rows, executor: Any) -> Ladder:

@@ -11,7 +11,7 @@ from elbo_exact._validate import FloatArray
 
 __all__ = ["sentence"]
 
-TITLES = {"prior": "the prior", "blurred": "the blurred posterior", "exact": "the exact posterior"}
+TITLES = {"prior": "the prior", "blurred": "the blurred posterior", "amortized": "the network", "exact": "the exact posterior"}
 
 
 def sentence(parts: Sequence[Approximation], counts: FloatArray, rows: Sequence[str]) -> str:
