@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 
 import elbo_exact as ee
 from elbo_exact.adapters import from_callable, from_jax, from_torch
-from elbo_exact.testing import assert_elbo, assert_every_particle, assert_unbiased
+from elbo_exact.testing import Problem, assert_elbo, assert_every_particle, assert_unbiased
+from elbo_exact.testing.strategies import problems
 
 TABLE = np.random.default_rng(0).normal(size=(2, 3, 2)) * 3.0
 TABLE[0, 1, 1] = -np.inf
@@ -55,3 +57,26 @@ def test_elbo_in_single_precision_is_accepted():
 def test_a_function_of_one_state_is_refused():
     with pytest.raises(ee.LogTableError, match=r"one number per state, shape \(12,\)"):
         from_torch(lambda z: torch.zeros(3), SPACE)
+
+
+@jax.jit
+def jax_elbo(log_joint, log_q):
+    q = jnp.exp(log_q)
+    return jnp.sum(jnp.where(q > 0, q * (log_joint - jnp.where(q > 0, log_q, 0)), 0))
+
+
+def torch_elbo(log_joint, log_q):
+    q = log_q.exp()
+    return torch.where(q > 0, q * (log_joint - torch.where(q > 0, log_q, 0)), 0).sum()
+
+
+@settings(max_examples=2000)
+@given(problems())
+def test_correct_elbos_raise_no_alarm_in_two_thousand_problems(problem: Problem):
+    a, b = problem.log_joint, problem.log_q
+    assert_elbo(np.asarray(torch_elbo(torch.tensor(a), torch.tensor(b))), a, b)
+    single = torch.tensor(a, dtype=torch.float32), torch.tensor(b, dtype=torch.float32)
+    assert_elbo(torch_elbo(*single), a, b)
+    with jax.enable_x64(True):
+        assert_elbo(np.asarray(jax_elbo(jnp.asarray(a), jnp.asarray(b))), a, b)
+    assert_elbo(np.asarray(jax_elbo(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))), a, b, dtype="float32")
