@@ -208,6 +208,14 @@ def test_messages():
         HiddenMarkov([0.0], [[0.0]], Categorical(np.log(np.full((2, 2), 0.5))))
 
 
+@pytest.mark.parametrize(("n_states", "published"), [(2, -341.8787), (3, -328.5275)])
+def test_earthquakes_have_their_published_maximum(n_states, published):
+    rates = np.quantile(EARTHQUAKES, (np.arange(n_states) + 0.5) / n_states)
+    start = HiddenMarkov.random(Poisson(np.log(rates)[:, None]), rng=0)
+    fit = fit_em(start, [EARTHQUAKES], restarts=20, rng=1, max_iter=3000)
+    assert abs(fit.objective - published) <= 0.5e-4 + fit.error  # four printed digits
+
+
 # the book's models begin in the stationary law of their transitions, which EM does not keep: climbed by SciPy on our log evidence
 @pytest.mark.parametrize(("rates", "published"), [([15.0, 26.0], -342.3183), ([13.0, 20.0, 30.0], -329.4603)])
 def test_earthquakes_have_their_published_log_likelihood(rates, published):
