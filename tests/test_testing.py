@@ -236,6 +236,31 @@ def test_fingerprints_that_need_context() -> None:
     assert fingerprint(exact + 0.1234, a, b) is None
 
 
+def test_bugs_that_coincide_are_all_named() -> None:
+    a, b = np.log([0.3, 0.1]), np.log([0.5, 0.5])  # two states: a mean over the states is a half
+    with pytest.raises(AssertionError, match="mean for sum: .*\n  the same number comes from: .*divided by 2"):
+        assert_elbo(ee.elbo(a, b) / 2.0, a, b)
+
+
+WRONG = {
+    "base-10 logs": lambda a, b: ee.elbo(a, b) / math.log(10.0),
+    "infinity replaced": lambda a, b: np.nan_to_num(ee.elbo(np.where(np.arange(3) == 1, -np.inf, a), b)),
+    "base-2 logs": lambda a, b: np.sum(np.exp(b) * (a - b / math.log(2.0))),
+    "entropy twice": lambda a, b: ee.elbo(a, b) - np.sum(np.exp(b) * b),
+    "KL scaled by 2": lambda a, b: ee.log_evidence(a) - 2.0 * ee.gap(a, b),
+    "KL scaled by 0.5": lambda a, b: ee.log_evidence(a) - 0.5 * ee.gap(a, b),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_fingerprints_beyond_the_zoo(name: str) -> None:
+    a, b = ROWS
+    actual = WRONG[name](a, b)
+    table = np.where(np.arange(3) == 1, -np.inf, a) if name == "infinity replaced" else a
+    found = fingerprint(actual, table, b)
+    assert found is not None and found.name == name
+
+
 @given(problems())
 def test_problems_print_as_code(problem: Problem) -> None:
     assert eval(repr(problem)) == problem and hash(problem) == hash(eval(repr(problem)))
@@ -264,6 +289,24 @@ NAMES = vars(ee.models) | vars(ee.families) | vars(ee.guides) | {"LatentSpace": 
 def test_models_print_as_code_that_makes_them_again(drawn: Any) -> None:
     again = eval(repr(drawn), dict(NAMES))
     assert type(again) is type(drawn) and repr(again) == repr(drawn) == pretty(drawn)
+
+
+def test_tables_print_as_code_to_the_bit() -> None:
+    @settings(max_examples=50, database=None, derandomize=True)
+    @given(log_tables(n_rows=2, min_states=2), log_simplices(min_states=2))
+    def run(table: Any, simplex: Any) -> None:
+        seen.append((table, simplex))
+        assert np.isfinite(table).all() or (simplex == simplex[0]).all()
+
+    seen: list[tuple[Any, Any]] = []
+    with pytest.raises(AssertionError) as caught:
+        run()
+    shown = "\n".join(caught.value.__notes__)
+    calls = [
+        line.partition("=")[2].rstrip(",") for line in shown.splitlines() if line.strip().startswith(("table=", "simplex="))
+    ]
+    for drawn, text in zip(seen[-1], calls, strict=True):
+        assert text.startswith("np.array([") and eval(text).tobytes() == drawn.tobytes()
 
 
 @given(hidden_markov_models(), st.lists(st.integers(0, 2), min_size=1, max_size=4))

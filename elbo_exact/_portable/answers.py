@@ -20,7 +20,7 @@ __all__ = ["DIGITS", "answers"]
 DIGITS = 30
 FIRST_BITS, LAST_BITS = 256, 2**14  # what is then still not told apart from 0, below 2**-15900, is written as 0
 NUM_SAMPLES = (1, 2, 3, 4, 8)
-MOST_MULTISETS = 3000
+MOST_TERMS = 3000  # multisets of a K-sample bound, states of a posterior
 QUANTITIES = ("log_evidence", "elbo", "gap", "forward_kl", "eubo", "entropy")
 
 
@@ -28,16 +28,18 @@ def answers(log_joint: FloatArray, log_q: FloatArray) -> dict[str, Any]:
     """Every quantity of one row as text: 30 correctly rounded digits, "inf", "-inf", or None where it is not defined.
 
     ``log_q`` is renormalized exactly. ``gradient`` is that of the ELBO in the logits of q. ``lower`` and ``upper`` are the expected
-    bounds of K samples, sums over all multisets of states; only those K are there that leave at most 3000 of them.
+    bounds of K samples, sums over all multisets of states; only those K are there that leave at most 3000 of them. Answers of one number
+    for each state are left out, None, with more than 3000 states.
     """
     flint = arb_library('the export needs python-flint; install it with: pip install "elbo_exact[certify]".')
     possible = bool((log_joint > -np.inf).any())
     charged = bool(((log_joint == -np.inf) & (log_q > -np.inf)).any())
     support = int((log_q > -np.inf).sum())
-    samples = [k for k in NUM_SAMPLES if math.comb(support + k - 1, k) <= MOST_MULTISETS]
+    samples = [k for k in NUM_SAMPLES if math.comb(support + k - 1, k) <= MOST_TERMS]
     found: dict[str, Any] = dict(zip(QUANTITIES, _texts(flint, partial(_quantities, flint, log_joint, log_q)), strict=True))
-    found["posterior"] = _texts(flint, partial(_posterior, flint, log_joint)) if possible else None
-    found["gradient"] = _texts(flint, partial(_gradient, flint, log_joint, log_q)) if possible and not charged else None
+    listed = possible and len(log_joint) <= MOST_TERMS
+    found["posterior"] = _texts(flint, partial(_posterior, flint, log_joint)) if listed else None
+    found["gradient"] = _texts(flint, partial(_gradient, flint, log_joint, log_q)) if listed and not charged else None
     bounds = [_texts(flint, partial(_k_sample, flint, log_joint, log_q, k)) if possible else ["-inf", None] for k in samples]
     return found | {"num_samples": samples, "lower": [pair[0] for pair in bounds], "upper": [pair[1] for pair in bounds]}
 

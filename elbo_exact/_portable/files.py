@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elbo_exact._portable.answers import DIGITS, answers
-from elbo_exact._portable.problems import Case, adversarial, gallery_cases, gallery_names
+from elbo_exact._portable.problems import MOST_STATES, Case, adversarial, gallery_cases
 from elbo_exact._validate import FloatArray
 from elbo_exact.gallery import load, names
 
@@ -35,7 +35,7 @@ def write(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     schema = resources.files(__package__).joinpath("schema.json").read_bytes()
     for name, (purpose, cases) in adversarial().items():
         yield _saved(place / f"{name}.json", _fixture(name, purpose, "elbo_exact", "BSD-3-Clause", cases), len(cases))
-    for name in gallery_names():
+    for name in names():
         problem, rows = load(name), tuple(gallery_cases(name))
         fixture = _fixture(name, problem.title, problem.source, problem.license, rows)
         yield _saved(place / f"{name}.json", fixture, len(rows))
@@ -60,8 +60,10 @@ def _fixture(name: str, title: str, source: str, license: str, cases: Sequence[C
     return (json.dumps({**head, "cases": entries}, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _numbers(row: FloatArray) -> list[float | str]:
-    """Shortest decimals that read back as the same doubles; "-inf" is a string, which every parser reads."""
+def _numbers(row: FloatArray) -> list[float | str] | None:
+    """Shortest decimals that read back as the same doubles; "-inf" is a string, which every parser reads. None: too many of them."""
+    if len(row) > MOST_STATES:
+        return None
     return [x if x > -float("inf") else "-inf" for x in row.tolist()]
 
 

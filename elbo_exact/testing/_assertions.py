@@ -24,7 +24,7 @@ from elbo_exact.testing._allowance import (
     posterior_allowance,
     precision,
 )
-from elbo_exact.testing._fingerprints import fingerprint
+from elbo_exact.testing._fingerprints import explanations
 from elbo_exact.testing._report import compare, numbers
 from elbo_exact.variational import elbo_gradient
 
@@ -91,6 +91,7 @@ def assert_elbo(
       got      -1.7532789486599909
       off by   -0.693; allowed 1.53e-14
       missing entropy: E_q[log p(x, z)] alone; subtract E_q[log q]
+      the same number comes from: constant dropped
     """
     _pair_assertion("elbo", "elbo", actual, log_joint, log_q, unnormalized, dtype, log_prior, scales)
 
@@ -453,8 +454,11 @@ def _explained(
     log_prior: npt.ArrayLike | None,
     scales: dict[str, float] | None,
 ) -> str:
-    found = fingerprint(values, log_joint, log_q, quantity=quantity, log_prior=log_prior, scales=scales)
-    return f"  {found}" if found else "  no known bug explains all rows"
+    found = list(explanations(values, log_joint, log_q, quantity=quantity, log_prior=log_prior, scales=scales))
+    if not found:
+        return "  no known bug explains all rows"
+    others = dict.fromkeys(other.name for other in found[1:] if other.name != found[0].name)
+    return f"  {found[0]}" + (f"\n  the same number comes from: {', '.join(others)}" if others else "")
 
 
 def _uniform(table: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from elbo_exact._audit import Audit, audit
 from elbo_exact._validate import FloatArray
 from elbo_exact.testing._allowance import UNITS, Pair, elbo_allowance, kl_allowance
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "explanations", "fingerprint"]
 
 EPSILONS = (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-16, 1e-20, 1e-30, 2.0**-23, 2.0**-52, 2.0**-126, 1e-300)
 
@@ -99,7 +99,7 @@ def fingerprint(
     Notes
     -----
     A candidate must reproduce every row within the rounding that float64 code of this conditioning may commit, and must differ from the
-    right answer in one row at least. Simple explanations come first. O(S) per candidate, about seventy of them.
+    right answer in one row at least. Simple explanations come first. O(S) per candidate, about 130 of them.
 
     Examples
     --------
@@ -108,6 +108,20 @@ def fingerprint(
     >>> print(fingerprint(np.sum(0.5 * log_joint), log_joint, log_q))
     missing entropy: E_q[log p(x, z)] alone; subtract E_q[log q]
     """
+    found = explanations(actual, log_joint, log_q, quantity=quantity, log_prior=log_prior, scales=scales)
+    return found[0] if found else None
+
+
+def explanations(
+    actual: npt.ArrayLike,
+    log_joint: npt.ArrayLike,
+    log_q: npt.ArrayLike,
+    *,
+    quantity: str = "elbo",
+    log_prior: npt.ArrayLike | None = None,
+    scales: Mapping[str, float] | None = None,
+) -> list[Fingerprint]:
+    """All that `fingerprint` knows to explain the numbers, the most plausible first: in a small table bugs coincide."""
     pair = Pair(log_joint, log_q)
     exact = audit(pair.a, pair.b, unnormalized=True)
     p = np.exp(pair.a - np.where(np.isfinite(exact.log_evidence), exact.log_evidence, 0.0)[..., None])
@@ -117,15 +131,16 @@ def fingerprint(
     allowed = {name: rule(pair, np.asarray(exact.elbo), np.zeros(pair.batch), unit) for name, unit in UNITS.items()}
     with np.errstate(all="ignore"):
         if _agree(got, facts.value, allowed["float64"]):
-            return None
+            return []
+        found = []
         for name, words, value in _candidates(facts, log_prior, scales or {}):
             room = allowed["float64"] * (1.0 + np.abs(value) / (1.0 + np.abs(facts.value)))  # a scaled sum has scaled rounding
             room = np.where(np.isfinite(room), room, allowed["float64"])
             if not _agree(value, facts.value, 2.0 * allowed["float64"]) and _agree(got, value, room):
-                return Fingerprint(name, words, np.asarray(value))
-        if _agree(got, facts.value, allowed["float32"]):
-            return Fingerprint("float32", "the difference is what single precision rounds away; compute in float64", got)
-    return None
+                found.append(Fingerprint(name, words, np.asarray(value)))
+        if not found and _agree(got, facts.value, allowed["float32"]):
+            found.append(Fingerprint("float32", "the difference is what single precision rounds away; compute in float64", got))
+    return found
 
 
 def _agree(x: FloatArray, y: FloatArray, allowed: FloatArray) -> bool:
@@ -139,8 +154,13 @@ def _candidates(
     """(name, sentence, value), the most plausible first."""
     value, n_states, n_rows = facts.value, facts.a.shape[-1], facts.value.size
     yield "sign", "the negative of the right number (a loss?)", -value
+    yield "mean for sum", f"a mean over the {n_states} states where their sum belongs", value / n_states
     yield from _LISTS[facts.quantity](facts, log_prior, scales)
     yield "base-2 logs", "bits instead of nats; multiply by log 2", value / math.log(2.0)
+    yield "base-10 logs", "decimal logarithms instead of natural ones; multiply by log 10", value / math.log(10.0)
+    for limit in (np.finfo(np.float64).max, np.finfo(np.float32).max, 0.0):
+        words = f"an infinite answer is replaced by a finite number, {limit:.3g} in size, as nan_to_num does"
+        yield "infinity replaced", words, np.where(np.isfinite(value), value, np.copysign(limit, value))
     for name, size in scales.items():
         yield (
             f"scaled by {name}",
@@ -148,7 +168,6 @@ def _candidates(
             value * size,
         )
         yield f"divided by {name}", f"divided by {name} = {size:g}: a mean where a sum belongs", value / size
-    yield "mean for sum", f"a mean over the {n_states} states where their sum belongs", value / n_states
     yield "scaled by S", f"multiplied by the number of states, {n_states}", value * n_states
     if n_rows > 1:
         yield (
@@ -174,6 +193,11 @@ def _elbo_candidates(
     log_p = facts.mean(facts.q, facts.a)
     yield "missing entropy", "E_q[log p(x, z)] alone; subtract E_q[log q]", log_p
     yield "entropy subtracted", "the entropy of q enters with the wrong sign", log_p - exact.entropy
+    yield "entropy twice", "the entropy of q is added twice", log_p + 2.0 * np.asarray(exact.entropy)
+    yield "base-2 logs", "log q in bits, log p(x, z) in nats", log_p + exact.entropy / math.log(2.0)
+    for factor in (2.0, 0.5):
+        words = f"KL(q || posterior) counted {factor:g} times, as under a weight left over from annealing"
+        yield f"KL scaled by {factor:g}", words, exact.log_evidence - factor * np.asarray(exact.gap)
     if log_prior is not None:
         outside = facts.mean(facts.q, np.asarray(log_prior)) + exact.entropy
         for name, size in scales.items():

@@ -18,6 +18,7 @@ from elbo_exact.guides import Autoregressive, Factors, Free, MeanField, Structur
 from elbo_exact.models import BayesianNetwork, HiddenMarkov, Mixture
 from elbo_exact.space import LatentSpace
 from elbo_exact.testing._problem import Problem
+from elbo_exact.testing._shown import shown
 from elbo_exact.testing._warm import warm_up
 
 __all__ = [
@@ -65,8 +66,8 @@ def log_tables(
     warm_up()
     sizes = st.integers(*_sizes(min_states, max_states))
     if n_rows is None:
-        return sizes.flatmap(lambda n: _row(n, zeros))
-    return sizes.flatmap(lambda n: st.lists(_row(n, zeros), min_size=n_rows, max_size=n_rows).map(np.array))
+        return shown(sizes.flatmap(lambda n: _row(n, zeros)))
+    return shown(sizes.flatmap(lambda n: st.lists(_row(n, zeros), min_size=n_rows, max_size=n_rows).map(np.array)))
 
 
 def log_simplices(*, min_states: int = 1, max_states: int = 6, zeros: bool = True) -> st.SearchStrategy[FloatArray]:
@@ -88,7 +89,7 @@ def log_simplices(*, min_states: int = 1, max_states: int = 6, zeros: bool = Tru
     array([-0.6931, -0.6931])
     """
     warm_up()
-    return st.integers(*_sizes(min_states, max_states)).flatmap(lambda n: _logits(n, zeros).map(_normalized))
+    return shown(st.integers(*_sizes(min_states, max_states)).flatmap(lambda n: _logits(n, zeros).map(_normalized)))
 
 
 @st.composite
