@@ -19,17 +19,22 @@ from elbo_exact._validate import (
     same_states,
 )
 from elbo_exact.errors import LogTableError
+from elbo_exact.kernels.direct_rows import D_BOUND, D_NORMALIZER, D_STATUS, D_VALUE, N_DIRECT, UNORDERED, lower_rows, upper_rows
 from elbo_exact.kernels.gap import N_RECORD
 from elbo_exact.kernels.reduce import (
     BAD_Q,
     BAD_TARGET,
     NO_SUPPORT,
+    OK,
+    UNDECIDED,
     log_evidence_chunks,
     log_evidence_from_chunks,
     log_evidence_rows,
 )
 from elbo_exact.kernels.rows import (
     N_OUTPUTS,
+    OUT_ELBO,
+    OUT_EUBO,
     OUT_NORMALIZER,
     OUT_STATUS,
     audit_rows,
@@ -37,10 +42,11 @@ from elbo_exact.kernels.rows import (
     row_chunks,
     row_from_chunks,
 )
-from elbo_exact.kernels.short import UNDECIDED, short_audit_rows, short_gap_rows, short_log_evidence_rows
+from elbo_exact.kernels.short import short_audit_rows, short_gap_rows, short_log_evidence_rows
 from elbo_exact.kernels.tiles import SHORT, SHORT_EVIDENCE
+from elbo_exact.kernels.tree import CHUNK
 
-__all__ = ["check_arithmetic", "evidence_results", "pair_results", "pivoted_results", "refuse_rows", "shaped"]
+__all__ = ["check_arithmetic", "direct_results", "evidence_results", "pair_results", "pivoted_results", "refuse_rows", "shaped"]
 
 _SMALLEST, _NORMAL, _HALF, _ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0  # variables: literals would be folded at compile time
 NAN_POLICIES = ("raise", "propagate")
@@ -113,6 +119,26 @@ def pair_results(
     return results, batch
 
 
+def direct_results(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, upper: bool, unnormalized: bool, nan_policy: str, executor: Any
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """Columns (value, bound) of the ELBO or the EUBO alone: the bits of ``pair_results`` at a third of its cost."""
+    target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
+    batch = same_states(target, "log_joint", q, "log_q")
+    if target.shape[-1] > CHUNK:
+        results, batch = pair_results(target, q, upper, unnormalized, nan_policy, executor)
+        column = OUT_EUBO if upper else OUT_ELBO
+        return results[:, column : column + 2], batch
+    check_arithmetic()
+    one_of(nan_policy, "nan_policy", NAN_POLICIES)
+    a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
+    ranges = row_ranges(int(np.prod(batch, dtype=np.int64)), a.shape[1])
+    calls = [(_rows(a, first, last), _rows(b, first, last), last - first, upper) for first, last in ranges]
+    results = np.concatenate(run(_direct_task, calls, executor) or [np.empty((0, N_DIRECT))])
+    refuse_rows(results[:, D_STATUS], results[:, D_NORMALIZER], target, "log_joint", q, batch, unnormalized, nan_policy)
+    return results[:, D_VALUE : D_BOUND + 1], batch
+
+
 def pivoted_results(
     kernel: Any,
     log_p: npt.ArrayLike,
@@ -151,6 +177,11 @@ def _row(table: FloatArray, i: int) -> FloatArray:
 
 def _rows(table: FloatArray, first: int, last: int) -> FloatArray:
     return table[first:last] if len(table) > 1 else table
+
+
+def _some(a: FloatArray, b: FloatArray, rows: Any) -> tuple[FloatArray, FloatArray]:
+    """Some rows of both tables; a table of one row serves all."""
+    return (a[rows] if len(a) > 1 else a), (b[rows] if len(b) > 1 else b)
 
 
 @np.errstate(all="ignore")
@@ -198,9 +229,29 @@ def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> Fl
     rest = np.flatnonzero(out[:, OUT_STATUS] == UNDECIDED)
     if rest.size:
         again = np.zeros((rest.size, N_OUTPUTS))
-        a_rest, b_rest = (table[rest] if len(table) > 1 else table for table in (a, b))
-        any_rows(a_rest, b_rest, 0, rest.size, again)
+        any_rows(*_some(a, b, rest), 0, rest.size, again)
         out[rest] = again
+    return out
+
+
+@np.errstate(all="ignore")
+def _direct_task(a: FloatArray, b: FloatArray, n_rows: int, upper: bool) -> FloatArray:
+    check_arithmetic()
+    out = np.empty((n_rows, N_DIRECT))
+    direct_rows: Any = upper_rows if upper else lower_rows
+    direct_rows(a, b, 0, n_rows, out)
+    rest = np.flatnonzero(out[:, D_STATUS] == UNDECIDED)
+    if rest.size:
+        value = OUT_EUBO if upper else OUT_ELBO
+        columns = [value, value + 1, OUT_NORMALIZER, OUT_STATUS]
+        out[rest] = _pair_task(*_some(a, b, rest), rest.size, upper)[:, columns]
+    rest = np.flatnonzero(out[:, D_STATUS] == UNORDERED)
+    if rest.size:
+        evidence = _evidence_task(_some(a, b, rest)[0])
+        above = rest[out[rest, D_VALUE] > evidence[:, 0]]
+        evidence = evidence[out[rest, D_VALUE] > evidence[:, 0]]
+        out[above, D_VALUE], out[above, D_BOUND] = evidence[:, 0], np.maximum(out[above, D_BOUND], evidence[:, 1])
+        out[rest, D_STATUS] = OK
     return out
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import evidence_results, pair_results, pivoted_results, shaped
+from elbo_exact._engine import direct_results, evidence_results, pair_results, pivoted_results, shaped
 from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, broadcast_rows, log_table, same_states
 from elbo_exact.errors import LogTableError
 from elbo_exact.kernels.pivoted import cross_entropy_rows, gradient_rows
-from elbo_exact.kernels.rows import OUT_ELBO, OUT_EUBO, OUT_GAP
+from elbo_exact.kernels.rows import OUT_GAP
 
 __all__ = ["elbo", "elbo_gradient", "elbo_terms", "eubo"]
 
@@ -58,8 +58,8 @@ def elbo(
     >>> ee.elbo(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
     np.float64(-1.0601317681000455)
     """
-    results, batch = pair_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
-    return shaped(results[:, OUT_ELBO], batch)
+    results, batch = direct_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
 
 
 def eubo(
@@ -99,8 +99,8 @@ def eubo(
     >>> ee.eubo(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
     np.float64(-0.7854786959330182)
     """
-    results, batch = pair_results(log_joint, log_q, True, unnormalized, nan_policy, executor)
-    return shaped(results[:, OUT_EUBO], batch)
+    results, batch = direct_results(log_joint, log_q, True, unnormalized, nan_policy, executor)
+    return shaped(results[:, 0], batch)
 
 
 def elbo_terms(

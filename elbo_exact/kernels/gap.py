@@ -22,6 +22,7 @@ computed once, by the log sums, and kept for the passes while they are in cache.
 from __future__ import annotations
 
 from elbo_exact.kernels._jit import kernel
+from elbo_exact.kernels.direct import direct_bound, direct_mean, direct_term, first_at, reference
 from elbo_exact.kernels.plain import (
     MASS_ERROR,
     is_fine,
@@ -50,10 +51,10 @@ from elbo_exact.kernels.scalar import exp, log1p, phi_parts
 from elbo_exact.kernels.terms import (
     ORDINARY,
     divergence_term,
+    guarded_direct,
     guarded_terms,
     is_extreme,
     mass_term,
-    ordinary_direct,
     ordinary_log_ratio,
 )
 from elbo_exact.kernels.tiles import tiles
@@ -62,16 +63,17 @@ from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, clear, fold, fold_o
 __all__ = ["N_RECORD", "N_SUMS", "chunk_record"]
 
 # Columns of the sums (and their lanes): a compensated sum, its rounding errors, its bound.
-GAP, GAP_LOW, GAP_BOUND, MASS, MASS_LOW, MASS_BOUND, DIRECT, DIRECT_LOW, DIRECT_BOUND = range(9)
-FORWARD, FORWARD_LOW, FORWARD_BOUND, ENTROPY, ENTROPY_LOW, CHARGED, MISSED, ENTROPY_BOUND, N_SUMS = range(9, 18)
+GAP, GAP_LOW, GAP_BOUND, MASS, MASS_LOW, MASS_BOUND, LOWER, LOWER_LOW, LOWER_BOUND = range(9)
+FORWARD, FORWARD_LOW, FORWARD_BOUND, UPPER, UPPER_LOW, UPPER_BOUND = range(9, 15)
+ENTROPY, ENTROPY_LOW, CHARGED, MISSED, ENTROPY_BOUND, N_SUMS = range(15, 21)
 N_LANES = CHARGED  # the counts and the bound of the entropy are kept outside the lanes
 LOG_RATIO, LOG_RATIO_LOW, DELTA = range(3)  # tiles that carry a block from loop to loop
 
 # Columns of a record: the partial log sums of both tables (five columns each), both log sums, the pivot, the results.
 PARTIAL_A, PARTIAL_B = 0, 5
 REST_A, LOG_A, REST_B, LOG_B, PIVOT, SHIFT, SHIFT_BOUND = range(10, 17)
-R_GAP, R_GAP_BOUND, R_FORWARD, R_FORWARD_BOUND, R_DIRECT, R_DIRECT_BOUND, R_ENTROPY, R_ENTROPY_BOUND = range(17, 25)
-R_CHARGED, R_MISSED, N_RECORD = range(25, 28)
+R_GAP, R_GAP_BOUND, R_FORWARD, R_FORWARD_BOUND, R_ENTROPY, R_ENTROPY_BOUND, R_CHARGED, R_MISSED = range(17, 25)
+R_LOWER, R_LOWER_BOUND, R_UPPER, R_UPPER_BOUND, BASE_A, N_RECORD = range(25, 31)  # see ``direct``; BASE_A: a where q is largest
 
 
 @kernel
@@ -92,28 +94,31 @@ def collect_mass(lanes, j, mass, mass_bound):
 
 
 @kernel
-def collect_direct(lanes, j, direct, direct_bound, entropy, both_ways):
-    """Add a state's textbook terms to lane j of their sums."""
-    add(lanes, DIRECT, j, direct)
-    lanes[DIRECT_BOUND, j] += direct_bound
-    if both_ways:
-        add(lanes, ENTROPY, j, entropy)
+def collect_direct(lanes, column, j, term, size):
+    """Add a state's textbook term to lane j of its sum."""
+    add(lanes, column, j, term)
+    lanes[column + 2, j] += size
 
 
 @kernel
-def guarded_block(lanes, a, b, top_a, top_b, r, t, s, inverse, s_error, weight_error, both_ways):
+def guarded_block(lanes, a, b, top_a, top_b, base_a, base_b, r, t, s, inverse, s_error, weight_error, both_ways):
     """The terms of a block of states, one of which has a weight that nears the subnormals."""
     for j in range(a.size):
-        gap, gap_bound, forward, forward_bound, mass, mass_bound, direct, direct_bound, entropy = guarded_terms(
+        gap, gap_bound, forward, forward_bound, mass, mass_bound, entropy = guarded_terms(
             a[j], b[j], top_a, top_b, r, t, s, inverse, s_error, weight_error
         )
         collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, both_ways)
         collect_mass(lanes, j, mass, mass_bound)
-        collect_direct(lanes, j, direct, direct_bound, entropy, both_ways)
+        term, size = guarded_direct(a[j], b[j], base_a, top_b)
+        collect_direct(lanes, LOWER, j, term, size)
+        if both_ways:
+            term, size = guarded_direct(b[j], a[j], base_b, top_a)
+            collect_direct(lanes, UPPER, j, -term, size)
+            add(lanes, ENTROPY, j, entropy)
 
 
 @kernel
-def chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_ways, sums):
+def chunk_sums(a, b, v, w, top_a, top_b, base_a, base_b, r, t, s, inverse, s_error, plain, both_ways, sums):
     """All sums of one chunk at one pivot; ``both_ways`` is a constant in each caller, so unused sums cost nothing."""
     lanes, carried = tiles(), tiles()
     clear(lanes, 0, N_LANES)
@@ -130,7 +135,9 @@ def chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_
                 charged += 1 if (x == -INF and y > -INF) else 0
                 missed += 1 if (y == -INF and x > -INF) else 0
         if extreme > 0:
-            guarded_block(lanes, a_block, b_block, top_a, top_b, r, t, s, inverse, s_error, weight_error, both_ways)
+            guarded_block(
+                lanes, a_block, b_block, top_a, top_b, base_a, base_b, r, t, s, inverse, s_error, weight_error, both_ways
+            )
             continue
         for j in range(a_block.size):
             carried[LOG_RATIO, j], carried[LOG_RATIO_LOW, j], carried[DELTA, j] = ordinary_log_ratio(
@@ -144,16 +151,27 @@ def chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_
             mass, mass_bound = mass_term(even, odd, e, e_low, y, x, s, delta, s_error, weight_error)
             collect_divergences(lanes, j, gap, gap_bound, forward, forward_bound, both_ways)
             collect_mass(lanes, j, mass, mass_bound)
-        for j in range(a_block.size):
-            direct, direct_bound, entropy = ordinary_direct(a_block[j], b_block[j], w_block[j], top_b, weight_error)
-            collect_direct(lanes, j, direct, direct_bound, entropy, both_ways)
-    for column in (GAP, MASS, DIRECT, FORWARD, ENTROPY):
+        direct_block(lanes, a_block, b_block, v_block, w_block, top_a, top_b, base_a, base_b, both_ways)
+    for column in (GAP, MASS, LOWER, FORWARD, UPPER, ENTROPY):
         high, low = halve(lanes, column)
         sums[column] = high + low
-    for column in (GAP_BOUND, MASS_BOUND, DIRECT_BOUND, FORWARD_BOUND):
+    for column in (GAP_BOUND, MASS_BOUND, LOWER_BOUND, FORWARD_BOUND, UPPER_BOUND):
         sums[column] = fold(lanes, column)
     sums[CHARGED], sums[MISSED] = charged, missed
     sums[ENTROPY_BOUND] = sums[ENTROPY] * (weight_error + 5.0 * U)
+
+
+@kernel
+def direct_block(lanes, a, b, v, w, top_a, top_b, base_a, base_b, both_ways):
+    """The textbook terms of a block of states whose weights are ordinary or zero."""
+    for j in range(a.size):
+        x, y = a[j], b[j]
+        term, size = direct_term(w[j], x, y, base_a, top_b)
+        collect_direct(lanes, LOWER, j, term, size)
+        if both_ways:
+            term, size = direct_term(v[j], y, x, base_b, top_a)
+            collect_direct(lanes, UPPER, j, -term, size)
+            add(lanes, ENTROPY, j, w[j] * (top_b - y if y > -INF else 0.0))
 
 
 @kernel
@@ -202,11 +220,6 @@ def fill_record(sums, r, t, s, inverse, shift, error, weight_sum_error, n, both_
     record[R_GAP], record[R_GAP_BOUND] = divergence_of(
         sums[GAP], sums[GAP_BOUND], sum_b, weight_sum_error, off, tiny * (1.0 + s)
     )
-    mean, own = sums[DIRECT] / sum_b, log_sum_error(record[REST_B], record[LOG_B], n)
-    record[R_DIRECT] = mean + record[LOG_B]
-    record[R_DIRECT_BOUND] = 1.01 * (
-        (sums[DIRECT_BOUND] + tiny) / sum_b + abs(mean) * (weight_sum_error + 2.0 * U) + own + U * abs(record[R_DIRECT])
-    )
     if both_ways:
         record[R_FORWARD], record[R_FORWARD_BOUND] = divergence_of(
             sums[FORWARD], sums[FORWARD_BOUND], sum_a, weight_sum_error, off, tiny * (1.0 + inverse)
@@ -232,6 +245,17 @@ def fill_entropy(sums, weight_sum_error, n, record):
 
 
 @kernel
+def fill_direct(sums, base_a, base_b, weight_error, weight_sum_error, n, both_ways, record):
+    """LOWER and UPPER of a chunk; those of a row that is charged or missed may be NaN, and are not used."""
+    sum_a, sum_b, record[BASE_A] = 1.0 + record[REST_A], 1.0 + record[REST_B], base_a
+    bound = direct_bound(sums[LOWER_BOUND], weight_error, n)
+    record[R_LOWER], record[R_LOWER_BOUND] = direct_mean(0.0, sums[LOWER], bound, sum_b, weight_sum_error)
+    if both_ways:
+        bound, depth = direct_bound(sums[UPPER_BOUND], weight_error, n), record[PARTIAL_B + TOP] - base_b
+        record[R_UPPER], record[R_UPPER_BOUND] = direct_mean(depth, sums[UPPER], bound, sum_a, weight_sum_error)
+
+
+@kernel
 def chunk_log_sums(a, b, v, w, record):
     """Both log sums at once (their latencies overlap); extremes, and whether all weights are ordinary doubles or zero."""
     lanes_a, lanes_b = tiles(), tiles()
@@ -252,32 +276,29 @@ def halve_plain(lanes, width, both_ways):
     """One level of the tree for all sums of ``plain_sums`` at once, so that their latencies overlap."""
     halve_once(lanes, GAP, width)
     halve_once(lanes, MASS, width)
-    halve_once(lanes, DIRECT, width)
+    halve_once(lanes, LOWER, width)
     fold_once(lanes, MASS_BOUND, width)
-    fold_once(lanes, DIRECT_BOUND, width)
+    fold_once(lanes, LOWER_BOUND, width)
     if both_ways:
         halve_once(lanes, FORWARD, width)
+        halve_once(lanes, UPPER, width)
+        fold_once(lanes, UPPER_BOUND, width)
         halve_once(lanes, ENTROPY, width)
 
 
 @kernel
-def plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums):
+def plain_sums(a, b, v, w, top_a, top_b, base_a, base_b, c, c_low, s, inverse, both_ways, sums):
     """The sums of one chunk of ordinary or zero weights at a pivot; bounds are left to ``close_plain``."""
     lanes, carried = tiles(), tiles()
-    clear(lanes, GAP, DIRECT + 3)
-    if both_ways:
-        clear(lanes, FORWARD, FORWARD + 2)
-        clear(lanes, ENTROPY, ENTROPY + 2)
+    clear(lanes, GAP, N_LANES if both_ways else FORWARD)
     zeros = 0
     for start in range(0, a.size, LANES):
         a_block, b_block = a[start : start + LANES], b[start : start + LANES]
         v_block, w_block = v[start : start + LANES], w[start : start + LANES]
         for j in range(a_block.size):
-            x, y = a_block[j], b_block[j]
-            carried[LOG_RATIO, j], direct, depth, zero = plain_state(x, y, top_a, top_b, c, c_low)
+            carried[LOG_RATIO, j], _, zero = plain_state(a_block[j], b_block[j], top_a, top_b, c, c_low)
             zeros += zero
-            direct = w_block[j] * direct
-            collect_direct(lanes, j, direct, abs(direct), w_block[j] * depth, both_ways)
+        direct_block(lanes, a_block, b_block, v_block, w_block, top_a, top_b, base_a, base_b, both_ways)
         for j in range(a_block.size):
             e, x, y = carried[LOG_RATIO, j], v_block[j], w_block[j]
             even, odd = phi_parts(e)
@@ -293,17 +314,18 @@ def plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums):
     halve_plain(lanes, 4, both_ways)
     halve_plain(lanes, 2, both_ways)
     halve_plain(lanes, 1, both_ways)
-    sums[FORWARD], sums[ENTROPY] = 0.0, 0.0
-    for column in (GAP, MASS, DIRECT):
+    sums[FORWARD], sums[UPPER], sums[UPPER_BOUND], sums[ENTROPY] = 0.0, 0.0, 0.0, 0.0
+    for column in (GAP, MASS, LOWER):
         sums[column] = lanes[column, 0] + lanes[column + 1, 0]
+    sums[MASS_BOUND], sums[LOWER_BOUND] = lanes[MASS_BOUND, 0], lanes[LOWER_BOUND, 0]
     if both_ways:
-        sums[FORWARD] = lanes[FORWARD, 0] + lanes[FORWARD_LOW, 0]
-        sums[ENTROPY] = lanes[ENTROPY, 0] + lanes[ENTROPY_LOW, 0]
-    sums[MASS_BOUND], sums[DIRECT_BOUND] = lanes[MASS_BOUND, 0], lanes[DIRECT_BOUND, 0]
+        for column in (FORWARD, UPPER, ENTROPY):
+            sums[column] = lanes[column, 0] + lanes[column + 1, 0]
+        sums[UPPER_BOUND] = lanes[UPPER_BOUND, 0]
 
 
 @kernel
-def close_plain(sums, r, s, inverse, shift, error, delta, weight_error, weight_sum_error, n, both_ways, record):
+def close_plain(sums, r, s, inverse, shift, error, delta, weight_sum_error, n, both_ways, record):
     """A record's results from plain sums, or False where a neglected error could be felt."""
     sum_a, sum_b = 1.0 + record[REST_A], 1.0 + record[REST_B]
     if not is_fine(sums[GAP], sum_b, abs(shift) + error, delta):
@@ -311,8 +333,7 @@ def close_plain(sums, r, s, inverse, shift, error, delta, weight_error, weight_s
     sums[GAP_BOUND] = plain_bound(sums[GAP], sum_b, delta, n)
     if both_ways:
         sums[FORWARD_BOUND] = plain_bound(sums[FORWARD], sum_a, delta, n)
-    sums[DIRECT_BOUND] = sums[DIRECT_BOUND] * (weight_error + 4.0 * U) + sum_b * delta
-    sums[ENTROPY_BOUND] = sums[ENTROPY] * (weight_error + 5.0 * U)
+    sums[ENTROPY_BOUND] = sums[ENTROPY] * (weight_sum_error + 5.0 * U)
     fill_record(sums, r, 0.0, s, inverse, shift, error, weight_sum_error, n, both_ways, record)
     return True
 
@@ -334,17 +355,20 @@ def chunk_record(a, b, v, w, both_ways, sums, record):
         top_a = top_b
     r = 0.0 if impossible else record[LOG_A] - record[LOG_B]
     t, s, inverse, s_error = 0.0, exp(-r), exp(r), 2.0 * U
+    weight_error = WEIGHT_ERROR + kappa(n)
+    base_a, base_b = reference(a[first_at(b, top_b)]), reference(b[first_at(a, top_a)])
     if plain:
         c, c_low = plain_offset(top_a, top_b, r)
-        plain_sums(a, b, v, w, top_a, top_b, c, c_low, s, inverse, both_ways, sums)
+        plain_sums(a, b, v, w, top_a, top_b, base_a, base_b, c, c_low, s, inverse, both_ways, sums)
         delta = log_ratio_error(top_a, bottom_a, top_b, bottom_b, r)
         sums[MASS_BOUND] = sums[MASS_BOUND] * (MASS_ERROR + kappa(n)) + 3.0 * delta * (1.0 + record[REST_B])
         shift, error = pivot_error(sums, 1.0 + record[REST_B], sum_error(n), n * (3.0 + s) * ETA)
-        if close_plain(sums, r, s, inverse, shift, error, delta, WEIGHT_ERROR + kappa(n), sum_error(n), n, both_ways, record):
+        if close_plain(sums, r, s, inverse, shift, error, delta, sum_error(n), n, both_ways, record):
+            fill_direct(sums, base_a, base_b, weight_error, sum_error(n), n, both_ways, record)
             return
         plain = sums[CHARGED] + sums[MISSED] == 0.0
     for _ in range(2):
-        chunk_sums(a, b, v, w, top_a, top_b, r, t, s, inverse, s_error, plain, both_ways, sums)
+        chunk_sums(a, b, v, w, top_a, top_b, base_a, base_b, r, t, s, inverse, s_error, plain, both_ways, sums)
         shift, error = pivot_error(sums, 1.0 + record[REST_B], sum_error(n), n * (3.0 + s) * ETA)
         if t != 0.0 or not is_felt(shift, error, sums, 1.0 + record[REST_B]) or impossible:
             break
@@ -354,3 +378,4 @@ def chunk_record(a, b, v, w, both_ways, sums, record):
         record[R_CHARGED] = 1.0
     else:
         fill_record(sums, r, t, s, inverse, shift, error, sum_error(n), n, both_ways, record)
+        fill_direct(sums, base_a, base_b, weight_error, sum_error(n), n, both_ways, record)

@@ -50,15 +50,14 @@ def plain_offset(top_a, top_b, r):
 
 @kernel
 def plain_state(a, b, top_a, top_b, c, c_low):
-    """(e, a - (b - top_b), top_b - b, 0) of a state; an impossible one (v = 0) has e = -2, a missed one (w = 0) e = 2, and 1."""
+    """(e, top_b - b, 0) of a state; an impossible one (v = 0) has e = -2, a missed one (w = 0) e = 2, and 1."""
     possible, charged = a > -INF, b > -INF
     both = possible and charged
     x, y = (a if possible else top_a), (b if charged else top_b)
     d, d_low = two_sum(x, -y)
     s, s_low = two_sum(d, -c)
-    h, h_low = two_sum(d, top_b)
     e = s + ((d_low + s_low) - c_low)
-    return (e if both else (2.0 if possible else -2.0)), h + (h_low + d_low), top_b - y, (0 if both else 1)
+    return (e if both else (2.0 if possible else -2.0)), top_b - y, (0 if both else 1)
 
 
 @kernel

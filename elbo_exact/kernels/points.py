@@ -61,7 +61,7 @@ def block_states(lanes, carried, a, b, top_a, top_b, c, c_low, count):
     """Log ratios and log weights of a block into ``carried``, extremes into lanes; (shared, in one table only, too large)."""
     shared, single, wild = 0, 0, 0
     for j in range(count):
-        e, _, depth, zero = plain_state(a[j], b[j], top_a, top_b, c, c_low)
+        e, depth, zero = plain_state(a[j], b[j], top_a, top_b, c, c_low)
         single += 1 if (a[j] > -INF) != (b[j] > -INF) else 0
         shared += 0 if zero > 0 else 1
         e, y = (0.0 if zero > 0 else e), (ABSENT if zero > 0 else -depth)

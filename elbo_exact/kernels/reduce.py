@@ -35,6 +35,7 @@ POWER, REDUCED, REDUCED_LOW, LOW = range(2, 6)  # lanes that carry a block of we
 WEIGHT_ERROR = 3.1 * U  # exp 2u, times (1 + low) u, the neglected low**2/2 below 1e-26
 MERGE_ERROR = 5.2 * U  # a chunk's own weight 3.1u, the product and 1 + R: 2.1u
 OK, ZERO_EVIDENCE, OVERFLOW, BAD_TARGET, BAD_Q, NO_SUPPORT = range(6)  # status of a row
+UNDECIDED = -1.0  # a quick kernel leaves the row to a careful one
 
 
 @kernel
@@ -135,6 +136,12 @@ def chunk_log_sum(states, weights, partial):
 
 
 @kernel
+def row_of(table, i):
+    """Row i; a table of one row serves all."""
+    return table[i if table.shape[0] > 1 else 0]
+
+
+@kernel
 def halve_group(group, width):
     """``halve_once`` of the sums of every row of a group, so that their latencies overlap."""
     for k in range(GROUP):
@@ -146,9 +153,9 @@ def group_log_sums(table, first, count, weights, partials):
     """Partial log sums of ``count`` rows of one chunk each; step by step for all of them, so that no row waits for its halvings."""
     lanes, group = tiles(), group_tiles()
     for k in range(count):
-        partials[k, TOP], partials[k, BAD] = chunk_top(table[first + k], lanes)
+        partials[k, TOP], partials[k, BAD] = chunk_top(row_of(table, first + k), lanes)
     for k in range(count):
-        partials[k, TIES] = chunk_weights(table[first + k], partials[k, TOP], weights, lanes)
+        partials[k, TIES] = chunk_weights(row_of(table, first + k), partials[k, TOP], weights, lanes)
         for j in range(LANES):
             group[2 * k, j], group[2 * k + 1, j] = lanes[0, j], lanes[1, j]
     for k in range(count, GROUP):

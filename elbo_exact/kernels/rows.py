@@ -3,9 +3,9 @@
 The merge is the chain rule, with the chunks as states of their own. With Q_c, P_c the masses of chunk c under q and p,
 
     KL(q||p) = sum_c Q_c KL(q_c||p_c) + KL(Q||P)          H(q) = sum_c Q_c H(q_c) + H(Q)
-    ELBO     = sum_c Q_c (ELBO_c - log Q_c)
+    LOWER = sum_c Q_c (a_c - a_f + LOWER_c - (max b_c - max b)), where a_c is the reference of chunk c; UPPER likewise
 
-Every term is non-negative again, KL(Q||P) goes through the same guarded terms, and chunk c's log ratio to the row,
+Every term of a divergence is non-negative again, KL(Q||P) goes through the same guarded terms, and chunk c's log ratio to the row,
 log P_c/Q_c, is known as accurately as its pivot. A row needs one pass over memory, threads share a row by ranges of chunks,
 and the merge runs in chunk order, so the bits do not depend on who computed which record.
 """
@@ -15,9 +15,10 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import BOOL, INT, OUT2, ROW, TABLE, kernel, void
+from elbo_exact.kernels.direct import direct_elbo, direct_mean
 from elbo_exact.kernels.gap import (
+    BASE_A,
     CHARGED,
-    DIRECT,
     ENTROPY,
     ENTROPY_BOUND,
     FORWARD,
@@ -26,6 +27,8 @@ from elbo_exact.kernels.gap import (
     GAP_BOUND,
     LOG_A,
     LOG_B,
+    LOWER,
+    LOWER_BOUND,
     MASS,
     MASS_BOUND,
     MISSED,
@@ -35,19 +38,23 @@ from elbo_exact.kernels.gap import (
     PARTIAL_B,
     PIVOT,
     R_CHARGED,
-    R_DIRECT,
-    R_DIRECT_BOUND,
     R_ENTROPY,
     R_ENTROPY_BOUND,
     R_FORWARD,
     R_FORWARD_BOUND,
     R_GAP,
     R_GAP_BOUND,
+    R_LOWER,
+    R_LOWER_BOUND,
     R_MISSED,
+    R_UPPER,
+    R_UPPER_BOUND,
     REST_A,
     REST_B,
     SHIFT,
     SHIFT_BOUND,
+    UPPER,
+    UPPER_BOUND,
     chunk_record,
     fill_entropy,
     fill_record,
@@ -66,9 +73,10 @@ from elbo_exact.kernels.reduce import (
     log_evidence_of,
     log_sum_error,
     merge_log_sums,
+    row_of,
     sum_error,
 )
-from elbo_exact.kernels.scalar import exp, log1p, scale, two_sum
+from elbo_exact.kernels.scalar import NO_WEIGHT, exp, log1p, scale, two_sum
 from elbo_exact.kernels.terms import (
     guarded_divergence,
     guarded_mass,
@@ -111,7 +119,23 @@ def add_inner(sums, column, mantissa, exponent, value, x, bound):
 
 
 @kernel
-def add_chunk(record, top_a, top_b, r, t, s, inverse, s_error, both_ways, sums):
+def add_direct(record, top_a, top_b, base_a, both_ways, sums):
+    """The textbook terms of one chunk that both distributions can be in, taken as a state."""
+    depth = record[PARTIAL_B + TOP] - top_b
+    if depth >= NO_WEIGHT:
+        off, mean = record[BASE_A] - base_a, record[R_LOWER]
+        mantissa, exponent, value = chunk_weight(record[PARTIAL_B + TOP], top_b, record[REST_B])
+        rounding = 3.0 * U * abs(off) + 3.0 * U * abs(mean) + 3.0 * U * abs(depth)
+        add_inner(sums, LOWER, mantissa, exponent, value, (off + mean) - depth, record[R_LOWER_BOUND] + rounding)
+    off, mean = record[PARTIAL_A + TOP] - top_a, record[R_UPPER]
+    if both_ways and off >= NO_WEIGHT:
+        mantissa, exponent, value = chunk_weight(record[PARTIAL_A + TOP], top_a, record[REST_A])
+        rounding = 3.0 * U * abs(off) + 3.0 * U * abs(mean) + 3.0 * U * abs(depth)
+        add_inner(sums, UPPER, mantissa, exponent, value, (off + mean) - depth, record[R_UPPER_BOUND] + rounding)
+
+
+@kernel
+def add_chunk(record, top_a, top_b, base_a, r, t, s, inverse, s_error, both_ways, sums):
     """The terms of one chunk, taken as a state, in the sums of its row."""
     a, b = record[PARTIAL_A + TOP], record[PARTIAL_B + TOP]
     sums[CHARGED] += record[R_CHARGED]
@@ -140,7 +164,7 @@ def add_chunk(record, top_a, top_b, r, t, s, inverse, s_error, both_ways, sums):
         add_inner(sums, ENTROPY, mantissa_w, exponent_w, w, record[R_ENTROPY] - own, record[R_ENTROPY_BOUND] + own_bound)
         if a > -INF:
             add_inner(sums, GAP, mantissa_w, exponent_w, w, record[R_GAP], record[R_GAP_BOUND])
-            add_inner(sums, DIRECT, mantissa_w, exponent_w, w, record[R_DIRECT] - own, record[R_DIRECT_BOUND] + own_bound)
+            add_direct(record, top_a, top_b, base_a, both_ways, sums)
     if both_ways:
         forward, forward_bound = guarded_divergence(
             b, top_b, a, top_a, mantissa_v, exponent_v, v, w, inverse, -e, delta, s_error, CHUNK_WEIGHT_ERROR
@@ -154,7 +178,7 @@ def add_chunk(record, top_a, top_b, r, t, s, inverse, s_error, both_ways, sums):
 @kernel
 def close_sums(sums):
     """Fold the rounding errors in."""
-    for column in (GAP, MASS, DIRECT, FORWARD, ENTROPY):
+    for column in (GAP, MASS, LOWER, FORWARD, UPPER, ENTROPY):
         sums[column] += sums[column + 1]
 
 
@@ -171,12 +195,15 @@ def merge_records(records, n, both_ways, sums, record):
         return
     impossible = record[REST_A] < 0.0
     r = 0.0 if impossible else record[LOG_A] - record[LOG_B]
+    base_a = 0.0
+    for chunk in range(records.shape[0] - 1, -1, -1):
+        base_a = records[chunk, BASE_A] if records[chunk, PARTIAL_B + TOP] == top_b else base_a
     relative = sum_error(n) + kappa(CHUNK * records.shape[0])
     t, s, inverse, s_error = 0.0, exp(-r), exp(r), 2.0 * U
     for _ in range(2):
         sums[:] = 0.0
         for chunk in range(records.shape[0]):
-            add_chunk(records[chunk], top_a, top_b, r, t, s, inverse, s_error, both_ways, sums)
+            add_chunk(records[chunk], top_a, top_b, base_a, r, t, s, inverse, s_error, both_ways, sums)
         close_sums(sums)
         shift, error = pivot_error(sums, 1.0 + record[REST_B], relative, n * (3.0 + s) * ETA)
         if impossible or t != 0.0 or not is_felt(shift, error, sums, 1.0 + record[REST_B]):
@@ -186,19 +213,21 @@ def merge_records(records, n, both_ways, sums, record):
         fill_entropy(sums, relative, n, record)
     else:
         fill_record(sums, r, t, s, inverse, shift, error, relative, n, both_ways, record)
+        sum_a, sum_b, record[BASE_A] = 1.0 + record[REST_A], 1.0 + record[REST_B], base_a
+        record[R_LOWER], record[R_LOWER_BOUND] = direct_mean(0.0, sums[LOWER], sums[LOWER_BOUND], sum_b, relative)
+        record[R_UPPER], record[R_UPPER_BOUND] = direct_mean(0.0, sums[UPPER], sums[UPPER_BOUND], sum_a, relative)
 
 
 @kernel
-def elbo_of(record, evidence, evidence_bound, gap, gap_bound):
-    """(elbo, bound): the difference L - gap or the direct sum, whichever has the smaller bound, never above L."""
+def elbo_of(record, evidence, evidence_bound, gap, gap_bound, n):
+    """(elbo, bound): the direct sum, or L - gap where that overflows; never above L."""
     if record[R_CHARGED] > 0.0:
         return -INF, 0.0
-    value = evidence - gap
-    bound = 1.01 * (evidence_bound + gap_bound + U * abs(value))
-    bound = bound if (bound < INF and abs(value) < INF) else INF
-    if record[R_DIRECT_BOUND] < bound and abs(record[R_DIRECT]) < INF:
-        value, bound = record[R_DIRECT], record[R_DIRECT_BOUND]
-    elif not bound < INF:
+    value, bound = direct_elbo(record[BASE_A], record[R_LOWER], record[R_LOWER_BOUND], record[REST_B], record[LOG_B], n)
+    if bound == INF:
+        value = evidence - gap
+        bound = 1.01 * (evidence_bound + gap_bound + U * abs(value))
+    if not bound < INF:
         return -INF, INF
     if value > evidence:
         return evidence, max(bound, evidence_bound)
@@ -206,13 +235,21 @@ def elbo_of(record, evidence, evidence_bound, gap, gap_bound):
 
 
 @kernel
-def eubo_of(evidence, evidence_bound, forward, forward_bound):
-    """(eubo, bound) = log evidence + forward KL, never below the log evidence."""
-    if forward == INF:
-        return INF, forward_bound
-    value = max(evidence, evidence + forward)
-    bound = 1.01 * (evidence_bound + forward_bound + U * abs(value))
-    return value, (max(bound, evidence_bound) if value < INF else INF)
+def eubo_of(record, evidence, evidence_bound, forward, forward_bound, n):
+    """(eubo, bound): the direct sum, or L + forward KL where that overflows; never below L."""
+    if record[R_MISSED] > 0.0:
+        return INF, 0.0
+    value, bound = direct_elbo(
+        record[PARTIAL_A + TOP], record[R_UPPER], record[R_UPPER_BOUND], record[REST_B], record[LOG_B], n
+    )
+    if bound == INF:
+        value = evidence + forward
+        bound = 1.01 * (evidence_bound + forward_bound + U * abs(value))
+    if not bound < INF:
+        return INF, INF
+    if value < evidence:
+        return evidence, max(bound, evidence_bound)
+    return value, bound
 
 
 @kernel
@@ -242,23 +279,23 @@ def close_row(record, n, both_ways, out):
             for column in (OUT_GAP, OUT_FORWARD, OUT_EUBO):
                 out[column], out[column + 1] = np.nan, INF
         else:
-            close_possible_row(record, evidence, evidence_bound, both_ways, out)
+            close_possible_row(record, evidence, evidence_bound, n, both_ways, out)
 
 
 @kernel
-def close_possible_row(record, evidence, evidence_bound, both_ways, out):
+def close_possible_row(record, evidence, evidence_bound, n, both_ways, out):
     """Gap, ELBO, forward KL and EUBO of a row that has a posterior; mass that q or p misses makes an exact infinity."""
     gap, gap_bound = record[R_GAP], record[R_GAP_BOUND]
     if record[R_CHARGED] > 0.0:
         gap, gap_bound = INF, 0.0
-    elbo, elbo_bound = elbo_of(record, evidence, evidence_bound, gap, gap_bound)
+    elbo, elbo_bound = elbo_of(record, evidence, evidence_bound, gap, gap_bound, n)
     out[OUT_GAP], out[OUT_GAP + 1], out[OUT_ELBO], out[OUT_ELBO + 1] = gap, gap_bound, elbo, elbo_bound
     overflow = gap_bound == INF or elbo_bound == INF
     if both_ways:
         forward, forward_bound = record[R_FORWARD], record[R_FORWARD_BOUND]
         if record[R_MISSED] > 0.0:
             forward, forward_bound = INF, 0.0
-        eubo, eubo_bound = eubo_of(evidence, evidence_bound, forward, forward_bound)
+        eubo, eubo_bound = eubo_of(record, evidence, evidence_bound, forward, forward_bound, n)
         out[OUT_FORWARD], out[OUT_FORWARD + 1], out[OUT_EUBO], out[OUT_EUBO + 1] = forward, forward_bound, eubo, eubo_bound
         overflow = overflow or forward_bound == INF or eubo_bound == INF
     out[OUT_STATUS] = OVERFLOW if overflow else OK
@@ -307,7 +344,7 @@ def rows(log_joint, log_q, first, last, both_ways, out):
     records = np.empty(((n + CHUNK - 1) // CHUNK, N_RECORD))
     scratch, sums = np.empty((2, min(CHUNK, n))), np.empty(N_SUMS)
     for i in range(first, last):
-        a, b = log_joint[i if log_joint.shape[0] > 1 else 0], log_q[i if log_q.shape[0] > 1 else 0]
+        a, b = row_of(log_joint, i), row_of(log_q, i)
         records_of(a, b, 0, records.shape[0], both_ways, scratch, sums, records)
         close_records(records, n, both_ways, sums, out[i - first])
 

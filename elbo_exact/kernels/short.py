@@ -1,8 +1,8 @@
 """Rows of at most SHORT states, side by side: the lanes are rows instead of states, otherwise all is as in ``gap``.
 
 A short row has too little work for the lanes of ``gap`` and waits 700 ns for its own latencies; across rows the same functions
-wait for nothing. Weights are summed in the order of the one tree, so the log evidence has the same bits; the other sums are
-plain TwoSum chains. A row that needs more care (NaN, +inf, weights near the subnormals, nearly equal distributions: see
+wait for nothing. Weights and textbook terms are summed in the order of the one tree, so log evidence, ELBO and EUBO have the same
+bits; the other sums are plain TwoSum chains. A row that needs more care (NaN, +inf, weights near the subnormals, nearly equal distributions: see
 ``plain``) is left to ``rows``: its status is UNDECIDED, by its own data alone.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
+from elbo_exact.kernels.direct import direct_term, reference
 from elbo_exact.kernels.gap import (
     CHARGED,
-    DIRECT,
-    DIRECT_BOUND,
     ENTROPY,
     FORWARD,
     GAP,
     LOG_A,
     LOG_B,
+    LOWER,
+    LOWER_BOUND,
     MISSED,
     N_RECORD,
     N_SUMS,
@@ -27,22 +28,23 @@ from elbo_exact.kernels.gap import (
     PARTIAL_B,
     REST_A,
     REST_B,
+    UPPER,
+    UPPER_BOUND,
     close_plain,
-    collect_direct,
+    fill_direct,
 )
 from elbo_exact.kernels.plain import log_ratio_error, one_sided, pivot_off, plain_divergence, plain_offset, plain_state
-from elbo_exact.kernels.reduce import BAD, OK, TOP, WEIGHT_ERROR, close_log_sum, log_evidence_of, sum_error
+from elbo_exact.kernels.reduce import BAD, OK, TOP, UNDECIDED, WEIGHT_ERROR, close_log_sum, log_evidence_of, sum_error
 from elbo_exact.kernels.rows import OUT_STATUS, close_row
 from elbo_exact.kernels.scalar import exp, exp_fraction, log1p, phi_parts, raised, reduced_difference, two_sum
 from elbo_exact.kernels.terms import ORDINARY
 from elbo_exact.kernels.tiles import ROWS, SHORT, row_tiles, state_tiles
-from elbo_exact.kernels.tree import INF, LANES, add, chain_error
+from elbo_exact.kernels.tree import INF, LANES, add, chain_error, kappa
 
-__all__ = ["SHORT", "UNDECIDED", "short_audit_rows", "short_gap_rows", "short_log_evidence_rows"]
+__all__ = ["SHORT", "short_audit_rows", "short_gap_rows", "short_log_evidence_rows"]
 
-UNDECIDED = -1.0
 ROW_TOP, ROW_BOTTOM, ROW_TIES, ROW_REST, ROW_LOG = range(5)  # tiles of what is known of each row
-ROW_PIVOT, ROW_RATIO, ROW_INVERSE, ROW_OFFSET, ROW_OFFSET_LOW = range(5)  # and of each pivot
+ROW_PIVOT, ROW_RATIO, ROW_INVERSE, ROW_OFFSET, ROW_OFFSET_LOW, ROW_BASE_A, ROW_BASE_B = range(7)  # and of each pivot
 ZEROS = CHARGED  # lane of the number of states in which either table is -inf
 
 
@@ -64,6 +66,29 @@ def load(table, start, values):
 
 
 @kernel
+def clear_rows(sums, lows):
+    """Set the lanes of every row to zero."""
+    for lane in range(LANES):
+        for i in range(ROWS):
+            sums[lane, i], lows[lane, i] = 0.0, 0.0
+
+
+@kernel
+def halve_rows(sums, lows, n):
+    """The lanes of every row of n states folded into the first by TwoSum."""
+    width = 1
+    while width < min(n, LANES):
+        width *= 2
+    while width > 1:
+        width //= 2
+        for lane in range(width):
+            for i in range(ROWS):
+                s, e = two_sum(sums[lane, i], sums[width + lane, i])
+                sums[lane, i] = s
+                lows[lane, i] = (lows[lane, i] + lows[width + lane, i]) + e
+
+
+@kernel
 def log_sums(values, n, weights, sums, lows, known):
     """Top, bottom, multiplicity and R of every row; the weights are kept."""
     for i in range(ROWS):
@@ -76,9 +101,7 @@ def log_sums(values, n, weights, sums, lows, known):
             known[ROW_BOTTOM, i] = x if lower else known[ROW_BOTTOM, i]
     carried = row_tiles()
     power, rest, rest_low, low = carried[0], carried[1], carried[2], carried[3]
-    for lane in range(LANES):
-        for i in range(ROWS):
-            sums[lane, i], lows[lane, i] = 0.0, 0.0
+    clear_rows(sums, lows)
     for start in range(0, n, LANES):
         for lane in range(min(LANES, n - start)):
             for i in range(ROWS):
@@ -93,16 +116,7 @@ def log_sums(values, n, weights, sums, lows, known):
                 s, e = two_sum(sums[lane, i], 0.0 if x == top else w)
                 sums[lane, i] = s
                 lows[lane, i] += e
-    width = 1
-    while width < min(n, LANES):
-        width *= 2
-    while width > 1:
-        width //= 2
-        for lane in range(width):
-            for i in range(ROWS):
-                s, e = two_sum(sums[lane, i], sums[width + lane, i])
-                sums[lane, i] = s
-                lows[lane, i] = (lows[lane, i] + lows[width + lane, i]) + e
+    halve_rows(sums, lows, n)
     for i in range(ROWS):
         known[ROW_REST, i] = close_log_sum(known[ROW_TIES, i], sums[0, i], lows[0, i])
         known[ROW_LOG, i] = log1p(known[ROW_REST, i])
@@ -138,6 +152,40 @@ def open_rows(known_a, known_b, pivots):
 
 
 @kernel
+def references(a, b, known_a, known_b, pivots, n):
+    """The references of every row: the first state that holds its largest entry."""
+    for i in range(ROWS):
+        pivots[ROW_BASE_A, i], pivots[ROW_BASE_B, i] = 0.0, 0.0
+    for state in range(n - 1, -1, -1):
+        for i in range(ROWS):
+            x, y = a[state, i], b[state, i]
+            pivots[ROW_BASE_A, i] = x if y == known_b[ROW_TOP, i] else pivots[ROW_BASE_A, i]
+            pivots[ROW_BASE_B, i] = y if x == known_a[ROW_TOP, i] else pivots[ROW_BASE_B, i]
+    for i in range(ROWS):
+        pivots[ROW_BASE_A, i], pivots[ROW_BASE_B, i] = reference(pivots[ROW_BASE_A, i]), reference(pivots[ROW_BASE_B, i])
+
+
+@kernel
+def direct_sums(x, y, weights, bases, tops, sums, lows, column, lanes, n):
+    """One kind of textbook sum of every row, in the order of the one tree."""
+    clear_rows(sums, lows)
+    for i in range(ROWS):
+        lanes[column + 2, i] = 0.0
+    for start in range(0, n, LANES):
+        for lane in range(min(LANES, n - start)):
+            state = start + lane
+            for i in range(ROWS):
+                term, size = direct_term(weights[state, i], x[state, i], y[state, i], bases[i], tops[i])
+                s, e = two_sum(sums[lane, i], term)
+                sums[lane, i] = s
+                lows[lane, i] += e
+                lanes[column + 2, i] += size
+    halve_rows(sums, lows, n)
+    for i in range(ROWS):
+        lanes[column, i], lanes[column + 1, i] = sums[0, i], lows[0, i]
+
+
+@kernel
 def state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_ways):
     """The sums of every row, state by state."""
     for column in range(N_SUMS):
@@ -147,10 +195,10 @@ def state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_way
         for i in range(ROWS):
             x, y, top_a, top_b = a[state, i], b[state, i], known_a[ROW_TOP, i], known_b[ROW_TOP, i]
             c, c_low = pivots[ROW_OFFSET, i], pivots[ROW_OFFSET_LOW, i]
-            carried[0, i], direct, depth, zero = plain_state(x, y, top_a, top_b, c, c_low)
+            carried[0, i], depth, zero = plain_state(x, y, top_a, top_b, c, c_low)
             lanes[ZEROS, i] += zero
-            direct = w[state, i] * direct
-            collect_direct(lanes, i, direct, abs(direct), w[state, i] * depth, both_ways)
+            if both_ways:
+                add(lanes, ENTROPY, i, w[state, i] * depth)
         for i in range(ROWS):
             e, x, y = carried[0, i], v[state, i], w[state, i]
             even, odd = phi_parts(e)
@@ -162,9 +210,10 @@ def state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_way
 @kernel
 def close_short_row(a, b, known_a, known_b, pivots, lanes, i, n, both_ways, sums, record, out):
     """A row's results from its lane; UNDECIDED if a neglected error could be felt."""
-    for column in (GAP, DIRECT, FORWARD, ENTROPY):
+    for column in (GAP, LOWER, FORWARD, ENTROPY):
         sums[column] = lanes[column, i] + lanes[column + 1, i]
-    sums[DIRECT_BOUND] = lanes[DIRECT_BOUND, i]
+    sums[UPPER] = -(lanes[UPPER, i] + lanes[UPPER + 1, i])
+    sums[LOWER_BOUND], sums[UPPER_BOUND] = lanes[LOWER_BOUND, i], lanes[UPPER_BOUND, i]
     sums[CHARGED], sums[MISSED] = one_sided(a[:n, i], b[:n, i]) if lanes[ZEROS, i] > 0.0 else (0, 0)
     record[PARTIAL_A + TOP], record[REST_A], record[LOG_A] = known_a[ROW_TOP, i], known_a[ROW_REST, i], known_a[ROW_LOG, i]
     record[PARTIAL_B + TOP], record[REST_B], record[LOG_B] = known_b[ROW_TOP, i], known_b[ROW_REST, i], known_b[ROW_LOG, i]
@@ -172,8 +221,9 @@ def close_short_row(a, b, known_a, known_b, pivots, lanes, i, n, both_ways, sums
     r, s, inverse = pivots[ROW_PIVOT, i], pivots[ROW_RATIO, i], pivots[ROW_INVERSE, i]
     off = pivot_off(record[REST_A], record[LOG_A], record[REST_B], record[LOG_B], r, n)
     delta = log_ratio_error(known_a[ROW_TOP, i], known_a[ROW_BOTTOM, i], known_b[ROW_TOP, i], known_b[ROW_BOTTOM, i], r)
-    weight_error = WEIGHT_ERROR + chain_error(n)
-    if close_plain(sums, r, s, inverse, 0.0, off, delta, weight_error, sum_error(n) + chain_error(n), n, both_ways, record):
+    if close_plain(sums, r, s, inverse, 0.0, off, delta, sum_error(n) + chain_error(n), n, both_ways, record):
+        base_a, base_b = pivots[ROW_BASE_A, i], pivots[ROW_BASE_B, i]
+        fill_direct(sums, base_a, base_b, WEIGHT_ERROR + kappa(n), sum_error(n), n, both_ways, record)
         close_row(record, n, both_ways, out)
     else:
         out[OUT_STATUS] = UNDECIDED
@@ -193,6 +243,10 @@ def short_rows(log_joint, log_q, first, last, both_ways, out):
         log_sums(b, n, w, tree, lows, known_b)
         open_rows(known_a, known_b, pivots)
         state_sums(a, b, v, w, known_a, known_b, pivots, lanes, carried, n, both_ways)
+        references(a, b, known_a, known_b, pivots, n)
+        direct_sums(a, b, w, pivots[ROW_BASE_A], known_b[ROW_TOP], tree, lows, LOWER, lanes, n)
+        if both_ways:
+            direct_sums(b, a, v, pivots[ROW_BASE_B], known_a[ROW_TOP], tree, lows, UPPER, lanes, n)
         for i in range(min(ROWS, last - start)):
             result = out[start + i - first]
             if is_plain(known_a, i) and is_plain(known_b, i):

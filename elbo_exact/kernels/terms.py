@@ -5,7 +5,6 @@ With v = exp(a - max a), w = exp(b - max b), a pivot r + t and e = (a - max a) -
     gap       w phi(e)                 (KL of q from the posterior)          phi(e) = expm1(e) - e >= 0
     forward   v phi(-e)                (KL of the posterior from q)
     mass      w expm1(e) = v s - w     (measures the pivot's own error)      s = exp(-(r + t))
-    direct    w (a - (b - max b))      (the ELBO as its textbook sum)
     entropy   w (max b - b)
 
 The ordinary functions are branch-free, so that lanes of states vectorise; they serve weights that are normal doubles or zero.
@@ -22,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import kernel
+from elbo_exact.kernels.direct import SHARE
 from elbo_exact.kernels.reduce import WEIGHT_ERROR
 from elbo_exact.kernels.scalar import NO_WEIGHT, exp_parts, phi, phi_parts, scale, two_sum
 from elbo_exact.kernels.tree import ETA, INF, U
@@ -131,7 +131,7 @@ def guarded_mass(a, b, e, e_low, w, v, s, delta, s_error, weight_error):
 
 @kernel
 def guarded_terms(a, b, top_a, top_b, r, t, s, inverse, s_error, weight_error):
-    """The five terms of a state and their bounds, with every underflow and overflow met."""
+    """The four terms of a state and their bounds, with every underflow and overflow met."""
     mantissa_v, exponent_v, v = guarded_weight(a, top_a)
     mantissa_w, exponent_w, w = guarded_weight(b, top_b)
     x, x_low = two_sum(a, -top_a)
@@ -142,17 +142,19 @@ def guarded_terms(a, b, top_a, top_b, r, t, s, inverse, s_error, weight_error):
         b, top_b, a, top_a, mantissa_v, exponent_v, v, w, inverse, -e, delta, s_error, WEIGHT_ERROR
     )
     mass, mass_bound = guarded_mass(a, b, e, e_low, w, v, s, delta, s_error, weight_error)
-    direct, direct_bound, entropy = 0.0, 0.0, 0.0
-    if y >= NO_WEIGHT:
-        entropy = scaled_product(mantissa_w, exponent_w, w, -y)
-        if a > -INF:
-            d, d_low = two_sum(a, -y)
-            rest = d_low - y_low
-            rest_is_known = abs(rest) < INF
-            direct = scaled_product(mantissa_w, exponent_w, w, d + rest if rest_is_known else d)
-            direct_bound = abs(direct) * (weight_error + 4.0 * U) + 3.0 * ETA
-            direct_bound += w * (2.0 * U * abs(rest)) if rest_is_known else INF
-    return gap, gap_bound, forward, forward_bound, mass, mass_bound, direct, direct_bound, entropy
+    entropy = scaled_product(mantissa_w, exponent_w, w, -y) if y >= NO_WEIGHT else 0.0
+    return gap, gap_bound, forward, forward_bound, mass, mass_bound, entropy
+
+
+@kernel
+def guarded_direct(x, y, base, top):
+    """``direct_term`` with a weight of any size."""
+    mantissa, exponent, weight = guarded_weight(y, top)
+    depth = y - top
+    if not depth >= NO_WEIGHT:
+        return 0.0, 0.0
+    term = scaled_product(mantissa, exponent, weight, (x - base) - depth)
+    return term, abs(term) + SHARE * scaled_product(mantissa, exponent, weight, abs(depth))
 
 
 @kernel
@@ -170,15 +172,3 @@ def ordinary_log_ratio(a, b, top_a, top_b, r, t):
     y, y_low = two_sum(b if charged else top_b, -top_b)
     e, e_low, delta = log_ratio(x, x_low, y, y_low, r, t)
     return (e if both else (2.0 if possible else -2.0)), (e_low if both else 0.0), (delta if both else 0.0)
-
-
-@kernel
-def ordinary_direct(a, b, w, top_b, weight_error):
-    """(direct, its bound, entropy) for a weight w that is a normal double or exactly zero, without a branch."""
-    charged = b > -INF
-    both = charged and a > -INF
-    y, y_low = two_sum(b if charged else top_b, -top_b)
-    d, d_low = two_sum(a if both else y, -y)
-    rest = d_low - (y_low if both else 0.0)
-    direct = w * (d + rest)
-    return direct, abs(direct) * (weight_error + 4.0 * U) + w * (2.0 * U * abs(rest)), -(w * y)

@@ -19,7 +19,7 @@ CARRAY: Any = cast(Any, numba).carray
 __all__ = ["GROUP", "N_TILES", "ROWS", "SHORT", "SHORT_EVIDENCE", "TILE", "group_tiles", "row_tiles", "state_tiles", "tiles"]
 
 GROUP = 8  # longer rows whose lanes are halved together
-N_TILES, TILE = 18, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
+N_TILES, TILE = 21, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
 ROWS, SHORT = 32, 256
 SHORT_EVIDENCE = 128  # the same for the log evidence alone, which has less to do for what the transposing costs
 
