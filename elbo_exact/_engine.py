@@ -43,7 +43,7 @@ from elbo_exact.kernels.rows import (
     row_from_chunks,
 )
 from elbo_exact.kernels.short import short_audit_rows, short_gap_rows, short_log_evidence_rows
-from elbo_exact.kernels.tiles import SHORT, SHORT_EVIDENCE
+from elbo_exact.kernels.tiles import SHORT, SHORT_DIRECT, SHORT_EVIDENCE
 from elbo_exact.kernels.tree import CHUNK
 
 __all__ = ["check_arithmetic", "direct_results", "evidence_results", "pair_results", "pivoted_results", "refuse_rows", "shaped"]
@@ -122,10 +122,10 @@ def pair_results(
 def direct_results(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, upper: bool, unnormalized: bool, nan_policy: str, executor: Any
 ) -> tuple[FloatArray, tuple[int, ...]]:
-    """Columns (value, bound) of the ELBO or the EUBO alone: the bits of ``pair_results`` at a third of its cost."""
+    """Columns (value, bound) of the ELBO or the EUBO alone: the bits of ``pair_results`` at a third of its cost, for rows of one chunk."""
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     batch = same_states(target, "log_joint", q, "log_q")
-    if target.shape[-1] > CHUNK:
+    if not SHORT_DIRECT < target.shape[-1] <= CHUNK:
         results, batch = pair_results(target, q, upper, unnormalized, nan_policy, executor)
         column = OUT_EUBO if upper else OUT_ELBO
         return results[:, column : column + 2], batch

@@ -32,6 +32,7 @@ from elbo_exact.kernels.reduce import (
     chunk_weights,
     group_log_sums,
     halve_group,
+    keep_lanes,
     log_evidence_of,
     row_of,
     sum_error,
@@ -39,7 +40,7 @@ from elbo_exact.kernels.reduce import (
 from elbo_exact.kernels.scalar import log1p
 from elbo_exact.kernels.terms import ORDINARY
 from elbo_exact.kernels.tiles import GROUP, group_tiles, tiles
-from elbo_exact.kernels.tree import INF, LANES, U, add, clear, kappa
+from elbo_exact.kernels.tree import INF, LANES, U, add, clear, fold, kappa
 
 __all__ = ["N_DIRECT", "UNORDERED", "lower_rows", "upper_rows"]
 
@@ -77,27 +78,12 @@ def mean_lanes(x, y, weights, base, top, lanes):
 
 
 @kernel
-def keep_lanes(lanes, row, group, k):
-    """Rows ``row`` and ``row + 1`` of the lanes into place k of a group."""
-    for j in range(LANES):
-        group[2 * k, j], group[2 * k + 1, j] = lanes[row, j], lanes[row + 1, j]
-
-
-@kernel
-def fold_group(group, width):
-    """One level of plain addition of every row of a group."""
-    for k in range(2 * GROUP):
-        for j in range(width):
-            group[k, j] += group[k, width + j]
-
-
-@kernel
 def group_means(x_table, y_table, first, count, weights, means):
     """Partial log sums of rows of y, and the sums of x - y around a reference under their weights; BAD counts NaN and +inf of both.
 
     A row of y with a weight near the subnormals is BAD too.
     """
-    lanes, rests, sums, sizes = tiles(), group_tiles(), group_tiles(), group_tiles()
+    lanes, rests, sums = tiles(), group_tiles(), group_tiles()
     for k in range(count):
         x, y, mean = row_of(x_table, first + k), row_of(y_table, first + k), means[k]
         mean[TOP], bottom, mean[BAD] = chunk_extremes(y, lanes)
@@ -107,26 +93,24 @@ def group_means(x_table, y_table, first, count, weights, means):
         mean[BASE] = x[first_at(y, mean[TOP])]
         mean[BAD] += mean_lanes(x, y, weights, reference(mean[BASE]), mean[TOP], lanes)
         keep_lanes(lanes, SUM, sums, k)
-        keep_lanes(lanes, SIZE, sizes, k)
-    halve_means(rests, sums, sizes, 32)
-    halve_means(rests, sums, sizes, 16)
-    halve_means(rests, sums, sizes, 8)
-    halve_means(rests, sums, sizes, 4)
-    halve_means(rests, sums, sizes, 2)
-    halve_means(rests, sums, sizes, 1)
+        mean[M_SIZE], mean[M_ABOVE] = fold(lanes, SIZE), fold(lanes, ABOVE)
+    halve_means(rests, sums, 32)
+    halve_means(rests, sums, 16)
+    halve_means(rests, sums, 8)
+    halve_means(rests, sums, 4)
+    halve_means(rests, sums, 2)
+    halve_means(rests, sums, 1)
     for k in range(count):
         mean = means[k]
         mean[REST], mean[REST_LOW] = rests[2 * k, 0], rests[2 * k + 1, 0]
         mean[M_SUM] = sums[2 * k, 0] + sums[2 * k + 1, 0]
-        mean[M_SIZE], mean[M_ABOVE] = sizes[2 * k, 0], sizes[2 * k + 1, 0]
 
 
 @kernel
-def halve_means(rests, sums, sizes, width):
+def halve_means(rests, sums, width):
     """One level of the tree for all sums of a group."""
     halve_group(rests, width)
     halve_group(sums, width)
-    fold_group(sizes, width)
 
 
 @kernel

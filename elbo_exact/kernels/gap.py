@@ -165,13 +165,14 @@ def chunk_sums(a, b, v, w, top_a, top_b, base_a, base_b, r, t, s, inverse, s_err
 def direct_block(lanes, a, b, v, w, top_a, top_b, base_a, base_b, both_ways):
     """The textbook terms of a block of states whose weights are ordinary or zero."""
     for j in range(a.size):
-        x, y = a[j], b[j]
-        term, size = direct_term(w[j], x, y, base_a, top_b)
+        term, size = direct_term(w[j], a[j], b[j], base_a, top_b)
         collect_direct(lanes, LOWER, j, term, size)
-        if both_ways:
-            term, size = direct_term(v[j], y, x, base_b, top_a)
+    if both_ways:
+        for j in range(a.size):
+            term, size = direct_term(v[j], b[j], a[j], base_b, top_a)
             collect_direct(lanes, UPPER, j, -term, size)
-            add(lanes, ENTROPY, j, w[j] * (top_b - y if y > -INF else 0.0))
+        for j in range(a.size):
+            add(lanes, ENTROPY, j, w[j] * (top_b - b[j] if b[j] > -INF else 0.0))
 
 
 @kernel

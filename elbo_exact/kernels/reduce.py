@@ -49,8 +49,8 @@ def block_top(block, count, lanes):
     """Raise the lanes to the entries of a block; how many of them are NaN or +inf."""
     bad = 0
     for j in range(count):
-        x = block[j]
-        lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
+        x, top = block[j], lanes[0, j]
+        lanes[0, j] = x if x > top else top
         bad += 0 if x < INF else 1
     return bad
 
@@ -74,6 +74,17 @@ def chunk_top(states, lanes):
 
 
 @kernel
+def block_extremes(block, count, lanes):
+    """``block_top`` with the smallest finite entries in lanes 1."""
+    bad = 0
+    for j in range(count):
+        x, top, bottom = block[j], lanes[0, j], lanes[1, j]
+        lanes[0, j], lanes[1, j] = (x if x > top else top), (x if (x < bottom and x > -INF) else bottom)
+        bad += 0 if x < INF else 1
+    return bad
+
+
+@kernel
 def chunk_extremes(states, lanes):
     """(maximum, smallest finite entry, number of entries that are NaN or +inf) of one chunk."""
     for j in range(LANES):
@@ -81,11 +92,7 @@ def chunk_extremes(states, lanes):
     bad = 0
     for start in range(0, states.size, LANES):
         block = states[start : start + LANES]
-        for j in range(block.size):
-            x = block[j]
-            lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
-            lanes[1, j] = x if (x < lanes[1, j] and x > -INF) else lanes[1, j]
-            bad += 0 if x < INF else 1
+        bad += block_extremes(block, LANES, lanes) if block.size == LANES else block_extremes(block, block.size, lanes)
     keep_extremes(lanes, 32)
     keep_extremes(lanes, 16)
     keep_extremes(lanes, 8)
@@ -146,6 +153,13 @@ def halve_group(group, width):
     """``halve_once`` of the sums of every row of a group, so that their latencies overlap."""
     for k in range(GROUP):
         halve_once(group, 2 * k, width)
+
+
+@kernel
+def keep_lanes(lanes, row, group, k):
+    """Rows ``row`` and ``row + 1`` of the lanes into place k of a group."""
+    for j in range(LANES):
+        group[2 * k, j], group[2 * k + 1, j] = lanes[row, j], lanes[row + 1, j]
 
 
 @kernel
