@@ -19,7 +19,7 @@ from elbo_exact._validate import (
     same_states,
 )
 from elbo_exact.errors import LogTableError
-from elbo_exact.kernels.direct_rows import D_BOUND, D_NORMALIZER, D_STATUS, D_VALUE, N_DIRECT, UNORDERED, lower_rows, upper_rows
+from elbo_exact.kernels.direct_rows import D_NORMALIZER, D_STATUS, D_VALUE, N_DIRECT, UNORDERED, lower_rows, upper_rows
 from elbo_exact.kernels.gap import N_RECORD
 from elbo_exact.kernels.reduce import (
     BAD_Q,
@@ -122,13 +122,13 @@ def pair_results(
 def direct_results(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, upper: bool, unnormalized: bool, nan_policy: str, executor: Any
 ) -> tuple[FloatArray, tuple[int, ...]]:
-    """Columns (value, bound) of the ELBO or the EUBO alone: the bits of ``pair_results`` at a third of its cost, for rows of one chunk."""
+    """The ELBO or the EUBO of every row alone: the bits of ``pair_results`` at a third of its cost, for rows of one chunk."""
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     batch = same_states(target, "log_joint", q, "log_q")
     if not SHORT_DIRECT < target.shape[-1] <= CHUNK:
         results, batch = pair_results(target, q, upper, unnormalized, nan_policy, executor)
         column = OUT_EUBO if upper else OUT_ELBO
-        return results[:, column : column + 2], batch
+        return results[:, column], batch
     check_arithmetic()
     one_of(nan_policy, "nan_policy", NAN_POLICIES)
     a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
@@ -136,7 +136,7 @@ def direct_results(
     calls = [(_rows(a, first, last), _rows(b, first, last), last - first, upper) for first, last in ranges]
     results = np.concatenate(run(_direct_task, calls, executor) or [np.empty((0, N_DIRECT))])
     refuse_rows(results[:, D_STATUS], results[:, D_NORMALIZER], target, "log_joint", q, batch, unnormalized, nan_policy)
-    return results[:, D_VALUE : D_BOUND + 1], batch
+    return results[:, D_VALUE], batch
 
 
 def pivoted_results(
@@ -243,15 +243,11 @@ def _direct_task(a: FloatArray, b: FloatArray, n_rows: int, upper: bool) -> Floa
     rest = np.flatnonzero(out[:, D_STATUS] == UNDECIDED)
     if rest.size:
         value = OUT_EUBO if upper else OUT_ELBO
-        columns = [value, value + 1, OUT_NORMALIZER, OUT_STATUS]
-        out[rest] = _pair_task(*_some(a, b, rest), rest.size, upper)[:, columns]
+        out[rest] = _pair_task(*_some(a, b, rest), rest.size, upper)[:, [value, OUT_NORMALIZER, OUT_STATUS]]
     rest = np.flatnonzero(out[:, D_STATUS] == UNORDERED)
     if rest.size:
         evidence = _evidence_task(_some(a, b, rest)[0])
-        above = rest[out[rest, D_VALUE] > evidence[:, 0]]
-        evidence = evidence[out[rest, D_VALUE] > evidence[:, 0]]
-        out[above, D_VALUE], out[above, D_BOUND] = evidence[:, 0], np.maximum(out[above, D_BOUND], evidence[:, 1])
-        out[rest, D_STATUS] = OK
+        out[rest, D_VALUE], out[rest, D_STATUS] = np.minimum(out[rest, D_VALUE], evidence[:, 0]), OK
     return out
 
 

@@ -58,8 +58,8 @@ def elbo(
     >>> ee.elbo(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
     np.float64(-1.0601317681000455)
     """
-    results, batch = direct_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
-    return shaped(results[:, 0], batch)
+    values, batch = direct_results(log_joint, log_q, False, unnormalized, nan_policy, executor)
+    return shaped(values, batch)
 
 
 def eubo(
@@ -99,8 +99,8 @@ def eubo(
     >>> ee.eubo(np.log([0.3, 0.1]), np.log([0.5, 0.5]))
     np.float64(-0.7854786959330182)
     """
-    results, batch = direct_results(log_joint, log_q, True, unnormalized, nan_policy, executor)
-    return shaped(results[:, 0], batch)
+    values, batch = direct_results(log_joint, log_q, True, unnormalized, nan_policy, executor)
+    return shaped(values, batch)
 
 
 def elbo_terms(

@@ -30,6 +30,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = (  # cheapest first: a run ends at the first failure
     "tests/test_kernels_short.py",
+    "tests/test_kernels_direct.py",
     "tests/test_kernels_rows.py",
     "tests/test_corners.py",
     "tests/test_long_rows.py",
@@ -71,6 +72,7 @@ def mutant(name: str, what: str, *edits: tuple[str, str, str] | tuple[str, str, 
 
 AUDIT, ENGINE = "_audit.py", "_engine.py"
 GAP, ROWS, SHORT, TERMS = "kernels/gap.py", "kernels/rows.py", "kernels/short.py", "kernels/terms.py"
+DIRECT, DIRECT_ROWS, MERGE = "kernels/direct.py", "kernels/direct_rows.py", "kernels/merge.py"
 REDUCE, SCALAR, TREE = "kernels/reduce.py", "kernels/scalar.py", "kernels/tree.py"
 
 OWN_GAP = "gap, gap_bound = record[R_GAP], record[R_GAP_BOUND]"
@@ -81,15 +83,17 @@ ENTROPY_OF_P = """
     of_p = pair_results(possible, possible, True, True, nan_policy, executor)[0][:, OUT_ENTROPY]
     values["elbo"] = values["elbo"] - values["entropy"] + of_p
 """
-FOLDING = "    for column in (GAP, MASS, DIRECT, FORWARD, ENTROPY):\n        high, low"
-GUARDED_BLOCK = "top_a, top_b, r, t, s, inverse, s_error, weight_error, both_ways)"
+FOLDING = "    for column in (GAP, MASS, LOWER, FORWARD, UPPER, ENTROPY):\n        high, low"
+GUARDED_BLOCK = "top_a, top_b, base_a, base_b, r, t, s, inverse, s_error, weight_error, both_ways)"
+
+BY_SUBTRACTION = "evidence - (record[BASE_A] + (record[R_LOWER] + record[LOG_B]))"
 
 MUTANTS = (
-    mutant("M1", "gap by subtraction of the direct ELBO", (ROWS, OWN_GAP, f"{OWN_GAP}\n    gap = evidence - record[R_DIRECT]")),
+    mutant("M1", "gap by subtraction of the direct ELBO", (ROWS, OWN_GAP, f"{OWN_GAP}\n    gap = {BY_SUBTRACTION}")),
     mutant(
         "M2",
         "the same, clamped at 0",
-        (ROWS, OWN_GAP, f"{OWN_GAP}\n    gap = max(0.0, evidence - record[R_DIRECT])"),
+        (ROWS, OWN_GAP, f"{OWN_GAP}\n    gap = max(0.0, {BY_SUBTRACTION})"),
     ),
     mutant("M3", "1e-12 added inside logs", (SCALAR, "two_sum(1.0, x)", "two_sum(1.0, x + 1e-12)")),
     mutant(
@@ -134,7 +138,7 @@ MUTANTS = (
     mutant(
         "M8c",
         "states with p = 0, q > 0 forgotten in the merge of chunks",
-        (ROWS, "sums[CHARGED] += record[R_CHARGED]", "sums[CHARGED] += 0.0"),
+        (MERGE, "sums[CHARGED] += record[R_CHARGED]", "sums[CHARGED] += 0.0"),
     ),
     mutant("M9", "log2 in the gap", (ROWS, OWN_GAP, f"{OWN_GAP}\n    gap /= 0.6931471805599453")),
     mutant(
@@ -200,7 +204,7 @@ MUTANTS = (
         "M13d",
         "last chunk twice in the merge",
         (
-            ROWS,
+            MERGE,
             "        for chunk in range(records.shape[0]):\n",
             "        for chunk in [*range(records.shape[0]), records.shape[0] - 1]:\n",
         ),
@@ -237,7 +241,7 @@ MUTANTS = (
         "M14d",
         "last chunk skipped in the merge",
         (
-            ROWS,
+            MERGE,
             "        for chunk in range(records.shape[0]):\n",
             "        for chunk in range(records.shape[0] - 1):\n",
         ),
@@ -291,7 +295,7 @@ MUTANTS = (
     mutant(
         "M23b",
         "pivot correction skipped in the merge of chunks",
-        (ROWS, "    for _ in range(2):\n", "    for _ in range(1):\n"),
+        (MERGE, "    for _ in range(2):\n", "    for _ in range(1):\n"),
     ),
     mutant("M24", "all terms of the smallest subnormal dropped from the bounds", (TREE, "ETA = 2.0**-1074", "ETA = 0.0")),
     mutant("M25a", "bound of gap and forward KL divided by 8", (GAP, "(1.01 * error if", "(0.125 * error if")),
@@ -304,8 +308,26 @@ MUTANTS = (
         "M25c",
         "bound of the ELBO divided by 8",
         (ROWS, "bound = 1.01 * (evidence_bound + gap_bound", "bound = 0.125 * (evidence_bound + gap_bound"),
-        (GAP, "record[R_DIRECT_BOUND] = 1.01 * (", "record[R_DIRECT_BOUND] = 0.125 * ("),
+        (DIRECT, "bound = 1.01 * (mean_bound", "bound = 0.125 * (mean_bound"),
     ),
+    mutant("M26a", "ELBO around a reference that is then forgotten", (DIRECT, "value = base + inner", "value = inner")),
+    mutant(
+        "M26b",
+        "the depth of a state forgotten in the ELBO",
+        (DIRECT, "ratio = (x - base) - depth", "ratio = x - base"),
+    ),
+    mutant(
+        "M26c",
+        "the chunks' references forgotten in the merge",
+        (MERGE, "off, mean = record[BASE_A] - base_a,", "off, mean = 0.0 * base_a,"),
+    ),
+    mutant(
+        "M27a",
+        "the ELBO alone taken as ordered whatever its variance",
+        (DIRECT_ROWS, "return variance >= (2.0", "return variance >= 0.0 * (2.0"),
+    ),
+    mutant("M27b", "the EUBO alone below the log evidence", (DIRECT_ROWS, "value if value > evidence else evidence", "value")),
+    mutant("M27c", "NaN not seen by the ELBO alone", (DIRECT_ROWS, "bad += 0 if x[j] < INF else 1", "bad += 0")),
 )
 
 

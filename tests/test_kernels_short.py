@@ -1,4 +1,4 @@
-"""Short rows side by side against the generic rows: same log evidence bits, values within both bounds, the hard rows left out.
+"""Short rows side by side against the generic rows: same bits of log evidence, ELBO and EUBO, values within both bounds, the hard rows left out.
 
 With NUMBA_DISABLE_JIT=1 the same tests run in the interpreter, at the smaller sizes.
 """
@@ -14,7 +14,7 @@ import pytest
 from arb_oracle import Reference
 
 import elbo_exact as ee
-from elbo_exact.kernels.reduce import OK, log_evidence_rows
+from elbo_exact.kernels.reduce import OK, UNDECIDED, log_evidence_rows
 from elbo_exact.kernels.rows import (
     N_OUTPUTS,
     OUT_ELBO,
@@ -27,7 +27,7 @@ from elbo_exact.kernels.rows import (
     OUT_STATUS,
     audit_rows,
 )
-from elbo_exact.kernels.short import SHORT, UNDECIDED, short_audit_rows, short_gap_rows, short_log_evidence_rows
+from elbo_exact.kernels.short import SHORT, short_audit_rows, short_gap_rows, short_log_evidence_rows
 from elbo_exact.kernels.tiles import ROWS
 
 Array = npt.NDArray[np.float64]
@@ -73,6 +73,7 @@ def columns(kernel, a: Array, b: Array) -> Array:
 @pytest.mark.parametrize("n", SIZES)
 def test_short_and_generic_rows_agree(n: int, n_rows: int) -> None:
     a, b = pairs(n_rows, n)
+    a[0], b[0] = np.arange(n) % 2, np.arange(n) // 2 % 2  # ties
     short, generic = columns(short_audit_rows, a, b), columns(audit_rows, a, b)
     assert (short[:, OUT_STATUS] == OK).all()
     for name, column in COLUMNS.items():
@@ -80,6 +81,8 @@ def test_short_and_generic_rows_agree(n: int, n_rows: int) -> None:
         assert (distance <= short[:, column + 1] + generic[:, column + 1]).all(), name
     for column in (OUT_EVIDENCE, OUT_NORMALIZER):
         np.testing.assert_array_equal(short[:, column : column + 2], generic[:, column : column + 2])
+    for column in (OUT_ELBO, OUT_EUBO):
+        np.testing.assert_array_equal(short[:, column], generic[:, column])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 150.0])

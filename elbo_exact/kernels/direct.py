@@ -20,26 +20,28 @@ from elbo_exact.kernels.reduce import log_sum_error
 from elbo_exact.kernels.scalar import NO_WEIGHT
 from elbo_exact.kernels.tree import ETA, INF, LANES, U
 
-__all__ = ["direct_bound", "direct_elbo", "direct_mean", "direct_term", "first_at", "reference"]
+__all__ = ["LARGE", "direct_bound", "direct_elbo", "direct_mean", "direct_ratio", "direct_term", "last_at", "reference"]
 
 LARGE = 2.0**960
 SHARE = 0.3  # at least 2u / (WEIGHT_ERROR + 4u)
 
 
 @kernel
-def first_at(row, top):
-    """Index of the first state whose entry is ``top``, 0 if there is none (NaN); block by block, which vectorises."""
+def last_at(row, top):
+    """Index of the last state whose entry is ``top``, 0 if there is none (NaN); whole blocks are compared without a branch."""
+    found = -1
     for start in range(0, row.size, LANES):
         block = row[start : start + LANES]
         hits = 0
         for j in range(block.size):
             hits += 1 if block[j] == top else 0
-        if hits > 0:
-            j = 0
-            while block[j] != top:
-                j += 1
-            return start + j
-    return 0
+        found = start if hits > 0 else found
+    if found < 0:
+        return 0
+    j = min(found + LANES, row.size) - 1
+    while row[j] != top:
+        j -= 1
+    return j
 
 
 @kernel
@@ -49,12 +51,19 @@ def reference(x):
 
 
 @kernel
-def direct_term(weight, x, y, base, top):
-    """(weight * ((x - base) - (y - top)), its size), where weight = exp(y - top); zeros where that is nothing."""
+def direct_ratio(x, y, base, top):
+    """((x - base) - (y - top), its size); zeros where exp(y - top) is nothing."""
     depth = y - top
     ratio = (x - base) - depth
     alive = depth >= NO_WEIGHT
-    return weight * (ratio if alive else 0.0), weight * (abs(ratio) + SHARE * abs(depth) if alive else 0.0)
+    return (ratio if alive else 0.0), (abs(ratio) + SHARE * abs(depth) if alive else 0.0)
+
+
+@kernel
+def direct_term(weight, x, y, base, top):
+    """(weight * ratio, its size), where weight = exp(y - top)."""
+    ratio, size = direct_ratio(x, y, base, top)
+    return weight * ratio, weight * size
 
 
 @kernel

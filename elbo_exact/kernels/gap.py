@@ -22,7 +22,7 @@ computed once, by the log sums, and kept for the passes while they are in cache.
 from __future__ import annotations
 
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.direct import direct_bound, direct_mean, direct_term, first_at, reference
+from elbo_exact.kernels.direct import direct_bound, direct_mean, direct_term, last_at, reference
 from elbo_exact.kernels.plain import (
     MASS_ERROR,
     is_fine,
@@ -357,7 +357,7 @@ def chunk_record(a, b, v, w, both_ways, sums, record):
     r = 0.0 if impossible else record[LOG_A] - record[LOG_B]
     t, s, inverse, s_error = 0.0, exp(-r), exp(r), 2.0 * U
     weight_error = WEIGHT_ERROR + kappa(n)
-    base_a, base_b = reference(a[first_at(b, top_b)]), reference(b[first_at(a, top_a)])
+    base_a, base_b = reference(a[last_at(b, top_b)]), reference(b[last_at(a, top_a)])
     if plain:
         c, c_low = plain_offset(top_a, top_b, r)
         plain_sums(a, b, v, w, top_a, top_b, base_a, base_b, c, c_low, s, inverse, both_ways, sums)

@@ -56,6 +56,18 @@ def block_top(block, count, lanes):
 
 
 @kernel
+def top_of(lanes, k):
+    """Maximum of the lanes of row k."""
+    raise_once(lanes, k, 32)
+    raise_once(lanes, k, 16)
+    raise_once(lanes, k, 8)
+    raise_once(lanes, k, 4)
+    raise_once(lanes, k, 2)
+    raise_once(lanes, k, 1)
+    return lanes[k, 0]
+
+
+@kernel
 def chunk_top(states, lanes):
     """(maximum, number of entries that are NaN or +inf) of one chunk; a whole block is a loop of constant length."""
     for j in range(LANES):
@@ -64,13 +76,7 @@ def chunk_top(states, lanes):
     for start in range(0, states.size, LANES):
         block = states[start : start + LANES]
         bad += block_top(block, LANES, lanes) if block.size == LANES else block_top(block, block.size, lanes)
-    raise_once(lanes, 32)
-    raise_once(lanes, 16)
-    raise_once(lanes, 8)
-    raise_once(lanes, 4)
-    raise_once(lanes, 2)
-    raise_once(lanes, 1)
-    return lanes[0, 0], bad
+    return top_of(lanes, 0), bad
 
 
 @kernel

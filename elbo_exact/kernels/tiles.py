@@ -34,7 +34,7 @@ GROUP = 8  # longer rows whose lanes are halved together
 N_TILES, TILE = 21, 64  # sums x lanes of states; 32 lanes cost more loops, 128 more halvings
 ROWS, SHORT = 32, 256
 SHORT_DIRECT = 15  # so few that lanes of states gain nothing for the ELBO alone either
-SHORT_EVIDENCE = 128  # the same for the log evidence alone, which has less to do for what the transposing costs
+SHORT_EVIDENCE = 64  # the same for the log evidence alone, which has less to do for what the transposing costs
 
 
 def on_the_stack(height: int, width: int) -> Any:

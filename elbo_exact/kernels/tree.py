@@ -152,8 +152,8 @@ def keep_extremes(lanes, width):
 
 
 @kernel
-def raise_once(lanes, width):
-    """Keep the larger of lanes j and width + j."""
+def raise_once(lanes, k, width):
+    """Keep the larger of lanes j and width + j of row k."""
     for j in range(width):
-        other = lanes[0, width + j]
-        lanes[0, j] = other if other > lanes[0, j] else lanes[0, j]
+        own, other = lanes[k, j], lanes[k, width + j]
+        lanes[k, j] = other if other > own else own
