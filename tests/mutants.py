@@ -196,8 +196,8 @@ MUTANTS = (
         "last state twice in the sums of short rows",
         (
             SHORT,
-            "    for state in range(n):\n        for i in range(ROWS):\n            x, y, top_a",
-            "    for state in [*range(n), n - 1]:\n        for i in range(ROWS):\n            x, y, top_a",
+            "    for state in range(n):\n        lane = state % LANES\n",
+            "    for state in [*range(n), n - 1]:\n        lane = state % LANES\n",
         ),
     ),
     mutant(
@@ -233,8 +233,8 @@ MUTANTS = (
         "last state skipped in the sums of short rows",
         (
             SHORT,
-            "    for state in range(n):\n        for i in range(ROWS):\n            x, y, top_a",
-            "    for state in range(n - 1):\n        for i in range(ROWS):\n            x, y, top_a",
+            "    for state in range(n):\n        lane = state % LANES\n",
+            "    for state in range(n - 1):\n        lane = state % LANES\n",
         ),
     ),
     mutant(

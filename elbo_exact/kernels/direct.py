@@ -1,6 +1,6 @@
 """The ELBO and the EUBO as their textbook sums, taken around a reference state.
 
-With b' = b - max b, W' = sum exp(b'), f the first state where q is largest and g the first where p is,
+With b' = b - max b, W' = sum exp(b'), f the last state where q is largest and g the last where p is,
 
     ELBO = a_f   + (LOWER + log W')     LOWER = sum q ((a - a_f) - b')
     EUBO = max a + (UPPER + log W')     UPPER = max b - b_g - sum p ((b - b_g) - (a - max a))
