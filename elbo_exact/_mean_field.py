@@ -143,8 +143,8 @@ def mean_field(
     >>> log_joint = np.array([1.7, -1.5, -1.5, 1.3])  # two spins, 1.5 s t + 0.1 (s + t)
     >>> print(ee.projection.mean_field(log_joint, ee.LatentSpace((2, 2)), rng=0))
                    elbo                   gap  starts
-    1.792165206 ± 2e-15  0.4685040011 ± 1e-15      13
-    1.450167449 ± 2e-15   0.810501758 ± 3e-15       7
+    1.792165206 ± 4e-16  0.4685040011 ± 1e-15      13
+    1.450167449 ± 6e-16   0.810501758 ± 3e-15       7
     """
     table = table_over(log_joint, space)
     generator, n_starts = np.random.default_rng(rng), integer(restarts, "restarts", 0)
