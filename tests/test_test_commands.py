@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import elbo_exact as ee
 from elbo_exact.cli import main
 from elbo_exact.testing import _check
 from elbo_exact.testing.mutants import mutants
@@ -82,6 +83,12 @@ def test_written_file_passes(module: str, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "test_it.py").write_text(capsys.readouterr().out)
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_it.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_unknown_bug_is_not_called_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the entropy is missing: 0.1 nats, which single precision would lose at 1e5."""
+    monkeypatch.setattr(_check, "load", lambda target: lambda a, b: ee.elbo(a, b) - 0.1 * ee.audit(a, b).entropy)
+    assert _check.diagnosis(_check.Signature("any:thing", "elbo", ("log_joint", "log_q"), "numpy")) is None
 
 
 @pytest.mark.parametrize("mutant", [m for m in mutants() if m.quantity in _check.QUANTITIES], ids=lambda m: m.name)

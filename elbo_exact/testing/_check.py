@@ -129,8 +129,8 @@ def check(found: Signature, examples: int = 2000) -> str | None:
 def diagnosis(found: Signature) -> Any:
     """The fingerprint that explains all rows of a batch; a small table has more than one explanation.
 
-    Batches of 8 random tables of 4 states, seeded: of full support, with a state that q misses, with one that p does not have, and with q on
-    one state almost.
+    Batches of 8 random tables of 4 states, seeded: of full support, with a state that q misses, with one that p does not have, with q on
+    one state almost, and far away, where single precision would explain any small difference and is therefore no explanation.
     """
     import numpy as np
 
@@ -139,13 +139,13 @@ def diagnosis(found: Signature) -> Any:
 
     function, rng = load(found.target), np.random.default_rng(0)
     a, logits = rng.normal(-3.0, 2.0, (8, 4)), rng.normal(0.0, 1.0, (8, 4))
-    first = np.arange(4) == 1
+    first, far = np.arange(4) == 1, a + 1e5
     for joint, own in (
         (a, logits),
         (a, np.where(first, -np.inf, logits)),
         (np.where(first, -np.inf, a), logits),
         (a, np.where(first, logits, logits - 50.0)),
-        (a + 1e5, logits),
+        (far, logits),
     ):
         log_q = own - np.logaddexp.reduce(own, axis=-1, keepdims=True)
         try:
@@ -154,7 +154,7 @@ def diagnosis(found: Signature) -> Any:
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError):  # the failure itself has told what is wrong
             return None
         cause = fingerprint(values, joint, log_q, quantity=found.quantity)
-        if cause is not None:
+        if cause is not None and not (joint is far and cause.name == "float32"):
             return cause
     return None
 
