@@ -202,6 +202,34 @@ def test_a_second_process_loads_and_does_not_compile(package: Package) -> None:
     assert [(path.name, path.read_bytes()) for path in package.files()] == stored
 
 
+def test_every_stored_kernel_loads_without_the_registries_of_the_compiler() -> None:
+    """They take longer than all the rest of a warm start; code that needed a symbol of theirs would end the process here."""
+    load = f"""
+import importlib, sys
+from numba.core import dispatcher
+from elbo_exact.kernels import _jit
+_jit._announced.set()
+def refuse(*arguments):
+    raise LookupError
+dispatcher._FunctionCompiler.compile = refuse
+loaded = 0
+for name in {NAMES}:
+    for value in vars(importlib.import_module("elbo_exact.kernels." + name)).values():
+        if isinstance(value, _jit.Kernel):
+            try:
+                value.compile()
+                loaded += 1
+            except LookupError:
+                pass
+assert not {{"scipy.linalg", "numba.np.linalg"}} & set(sys.modules)
+print(loaded)
+"""
+    audit = "import elbo_exact, numpy\nelbo_exact.audit(numpy.zeros(2), numpy.log([0.5, 0.5]))"
+    subprocess.run([sys.executable, "-c", audit], check=True)  # so that there is one at least
+    done = subprocess.run([sys.executable, "-c", load], check=True, capture_output=True, text=True)
+    assert int(done.stdout) >= 1
+
+
 def test_a_cold_start_prints_one_line_for_all_kernels(package: Package) -> None:
     both = "from elbo_exact.kernels.caller import caller, reciprocal\nprint(caller(1.0), reciprocal(4.0), caller(2.0))"
     value, said = package.run(both)

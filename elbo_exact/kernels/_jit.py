@@ -119,6 +119,14 @@ class CodeFiles:
         """Numba's interface; stale files are removed by ``clear_cache``."""
 
 
+def load_code(cache: Any, signature: Any, target_context: Any) -> Any:
+    """Numba's own loading without its registries of types, SciPy's BLAS among them: they serve compiling, and cost 0.3 s."""
+    from numba.core.runtime import rtsys
+
+    rtsys.initialize(target_context)
+    return cache._load_overload(signature, target_context)
+
+
 def use_cache(dispatcher: Any, function: Callable[..., Any]) -> Path | None:
     """Give a dispatcher the safe cache and return its folder, or leave it without any."""
     folder = cache_folder()
@@ -132,6 +140,7 @@ def use_cache(dispatcher: Any, function: Callable[..., Any]) -> Path | None:
         cache._impl = object.__new__(CompileResultCacheImpl)
         cache._impl._locator = SimpleNamespace(ensure_cache_path=lambda: None)
         cache._cache_file = CodeFiles(f"{function.__module__}.{function.__qualname__}", folder)
+        cache.load_overload = functools.partial(load_code, cache)
         cache.enable()
         dispatcher._cache = cache
     except (ImportError, AttributeError):
