@@ -121,13 +121,13 @@ def tvo_results(
     _fill_gaps(gap, error, a, b, walked, options)
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
     charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
-    if not restricted and side == "lower":
-        _set(gap, error, charged, np.inf)
-    elif not restricted:
-        _add_wasted(gap, error, charged, a, b, options)
     if side == "lower":
         _add_missed(gap, error, missed, log_joint, log_q, options)
+        if not restricted:
+            _set(gap, error, charged, np.inf)
     else:
+        if not restricted:
+            _add_wasted(gap, error, charged, a, b, options)
         _set(gap, error, missed & (checked[:, OUT_FORWARD + 1] == 0.0), np.inf)
     return _from_checked(side, gap, error, checked, batch)
 
@@ -171,8 +171,8 @@ def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: 
     ]
     results = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, 2))])
     gap, error = np.ascontiguousarray(results[:, 0]), np.ascontiguousarray(results[:, 1])
-    _set(gap, error, (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
     _add_missed(gap, error, missed, log_joint, log_q, options)
+    _set(gap, error, (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
     return _from_checked("lower", gap, error, checked, batch)
 
 

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,9 +102,9 @@ def read_table(
     raise ValueError(f"{os.fspath(path)}, line {max(line, 1)}: {reason.rstrip('.')}.")
 
 
-def _lines(file: object) -> Iterator[str]:
+def _lines(file: Any) -> Iterator[str]:
     """Lines of a file, none of them longer than the limit."""
-    while line := file.readline(MAX_LINE + 1):  # type: ignore[attr-defined]
+    while line := file.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
             raise _Refused(f"a line has at most {MAX_LINE} characters")
         if "\0" in line:

@@ -62,7 +62,7 @@ def fit_table(
     rng = np.random.default_rng(seed)
     if kind in GAUSSIANS:
         _check_spread(table, n_components)
-        family: Any = Gaussian.random(table.values, n_components, GAUSSIANS[kind], rng=rng)  # type: ignore[arg-type]
+        family: Any = Gaussian.random(table.values, n_components, GAUSSIANS[kind], rng=rng)  # type: ignore[arg-type] # a value of GAUSSIANS
         template = Mixture(np.full(n_components, -np.log(n_components)), (family,))
     else:
         template = _template(kind, n_components, table)

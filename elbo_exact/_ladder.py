@@ -25,7 +25,7 @@ from elbo_exact._bound_results import (
     tvo_results,
 )
 from elbo_exact._engine import shaped
-from elbo_exact._k_sample import annealed_results, k_sample_results
+from elbo_exact._k_sample import annealed_results, k_sample_results, renyi_sample_results
 from elbo_exact._plain import plain
 from elbo_exact._sums import weighted_sum
 from elbo_exact._theorems import Check, verified
@@ -150,6 +150,7 @@ def ladder(
     num_samples: Sequence[int] = (10, 100, 1000),
     betas: Sequence[int | npt.ArrayLike] = (10,),
     alphas: Sequence[float] = (0.5,),
+    renyi_samples: Sequence[int] = (),
     orders: Sequence[int] = (3,),
     cubo_orders: Sequence[float] = (2.0,),
     include: Sequence[str] = FAMILIES,
@@ -168,6 +169,8 @@ def ladder(
         log p(x, z) and log q(z | x); leading axes broadcast.
     num_samples, betas, alphas, orders, cubo_orders : sequence
         K of the importance-weighted bounds; schedules of the thermodynamic ones; orders of Renyi, perturbative and chi bounds.
+    renyi_samples : sequence of int
+        K of Renyi bounds of K samples, for every order of at least 0 in ``alphas``; below 0 they are no bounds.
     include : sequence of str
         Families: "elbo", "eubo", "renyi", "cubo", "perturbative", "tvo", "ais", "iwae"; the last three on both sides. The default
         leaves "ais" out where there is no space.
@@ -207,7 +210,7 @@ def ladder(
     True
     """
     options = Options(unnormalized, nan_policy, executor)
-    plan = _plan(num_samples, betas, alphas, orders, cubo_orders, include)
+    plan = _plan(num_samples, betas, alphas, renyi_samples, orders, cubo_orders, include)
     plan += _annealed_plan(betas, include, space, integer(sweeps, "sweeps", 1))
     if not plan:
         raise ValueError("include must name at least one family with a parameter; got none.")
@@ -240,6 +243,7 @@ def _plan(
     num_samples: Sequence[int],
     betas: Sequence[int | npt.ArrayLike],
     alphas: Sequence[float],
+    renyi_samples: Sequence[int],
     orders: Sequence[int],
     cubo_orders: Sequence[float],
     include: Sequence[str],
@@ -247,7 +251,8 @@ def _plan(
     """(name, parameters, passes over the states, function) of every rung; the ELBO serves for the exact value if nothing else."""
     for name in include:
         one_of(name, "include", FAMILIES)
-    settings = {"num_samples": num_samples, "betas": betas, "alphas": alphas, "orders": orders, "cubo_orders": cubo_orders}
+    settings = {"num_samples": num_samples, "betas": betas, "alphas": alphas, "renyi_samples": renyi_samples, "orders": orders,
+                "cubo_orders": cubo_orders}  # fmt: skip
     for name, values in settings.items():
         if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
             raise TypeError(f"{name} must be a list with one entry for each rung; got {values!r}.")
@@ -259,6 +264,10 @@ def _plan(
     for alpha in alphas if "renyi" in include else ():
         order = _real(alpha, "alphas")
         plan.append(("renyi", {"alpha": order}, 1, partial(renyi_bound_results, alpha=order)))
+        for k in renyi_samples if order >= 0.0 else ():
+            count = integer(k, "renyi_samples", 1)
+            compute = partial(renyi_sample_results, alpha=order, count=count)
+            plan.append(("renyi", {"alpha": order, "num_samples": count}, 250, compute))
     for n in cubo_orders if "cubo" in include else ():
         order = _real(n, "cubo_orders")
         if not 1.0 < order < math.inf:

@@ -104,7 +104,8 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
     chains: list[list[Place]] = []
     first, last = ([places[id(r)] for r in by_name.get(name, [])] for name in ("elbo", "eubo"))
     ends = {"lower": first, "upper": last}
-    orders = [places[id(r)]._replace(key=-r.parameters["alpha"]) for r in by_name.get("renyi", [])]
+    limits, sampled = ([r for r in by_name.get("renyi", []) if ("num_samples" in r.parameters) == k] for k in (False, True))
+    orders = [places[id(r)]._replace(key=-r.parameters["alpha"]) for r in limits]
     orders += [places[id(r)]._replace(key=r.parameters["n"] - 1.0) for r in by_name.get("cubo", [])]
     orders += [place._replace(key=-1.0) for place in first]
     chains.append(sorted(orders, key=lambda place: place.key))
@@ -112,6 +113,8 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
         samples = [places[id(r)]._replace(key=sign * r.parameters["num_samples"]) for r in by_name.get(name, [])]
         samples += [place._replace(key=sign) for place in end]
         chains.append(sorted(samples, key=lambda place: place.key))
+    for alpha in {r.parameters["alpha"] for r in sampled}:
+        chains.append(_sampled_chain(alpha, first, limits, sampled, places))
     for chain in chains:
         yield from ((a, b) for a, b in pairwise(chain))
         yield from ((b, a) for a, b in pairwise(chain) if a.key == b.key)
@@ -123,6 +126,16 @@ def _orders(by_name: dict[str, list[Any]], places: dict[int, Place]) -> Iterator
             for place in ends[annealed.side]:
                 yield from ((place, places[id(annealed)]), (places[id(annealed)], place))
     yield from _nested(by_name.get("tvo", []), ends, places)
+
+
+def _sampled_chain(
+    alpha: float, elbos: list[Place], limits: list[Any], sampled: list[Any], places: dict[int, Place]
+) -> list[Place]:
+    """The ELBO, Renyi bounds of more and more samples, and their limit: rising for alpha below 1, falling above."""
+    sign = 1.0 if alpha < 1.0 else -1.0
+    here = [places[id(r)]._replace(key=sign * r.parameters["num_samples"]) for r in sampled if r.parameters["alpha"] == alpha]
+    here += [places[id(r)]._replace(key=sign * np.inf) for r in limits if r.parameters["alpha"] == alpha]
+    return sorted(here + [place._replace(key=sign) for place in elbos], key=lambda place: place.key)
 
 
 def _nested(sums: list[Any], ends: dict[str, list[Place]], places: dict[int, Place]) -> Iterator[tuple[Place, Place]]:

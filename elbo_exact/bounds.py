@@ -187,7 +187,7 @@ def perturbative(
     Returns
     -------
     float or ndarray, shape (...)
-        -inf where q has mass on an impossible state, and (with no bound) where log ratios are some 1e15 nats apart.
+        -inf where q has mass on an impossible state, and (with no bound) where a difference of log ratios is no double.
 
     Raises
     ------

@@ -132,6 +132,8 @@ def test_zero_weight_and_missed_mass_together() -> None:
     assert bounds.elbo(a, b) == bounds.perturbative(a, b) == bounds.tvo(a, b, 3) == -INF
     assert bounds.eubo(a, b) == bounds.tvo(a, b, 3, "upper") == bounds.cubo(a, b) == INF
     assert abs(bounds.tvo(a, b, 3, restricted=True) - (ee.log_evidence(a) + MISSED)) < 1e-15
+    for rung in bounds.ladder(a, b).rungs:
+        assert rung.error == 0.0 or np.isfinite(rung.value), rung.label  # an infinity is exact here
 
 
 def test_the_thermodynamic_integral_counts_wasted_and_missed_mass() -> None:

@@ -65,6 +65,10 @@ def test_theorems_hold_on_any_table(rows: tuple[list[float], list[float]]) -> No
         a, b, num_samples=(1, 2, 7, 1000), betas=schedules, alphas=(-INF, -2.0, -1e-3, 0.0, 0.3, 1.0, 2.0, INF), orders=(1, 3, 7),
         cubo_orders=(1.5, 2.0, 4.0), include=FAMILIES, unnormalized=True,
     )  # fmt: skip
+    sampled = bounds.ladder(
+        a, b, alphas=(0.0, 0.3, 1.0, 2.0), renyi_samples=(1, 2, 50), include=("elbo", "renyi"), unnormalized=True
+    )
+    assert not [check for check in sampled.verify() if not check.holds]
     assert not [check for check in found.verify() if not check.holds]
 
 
@@ -92,6 +96,21 @@ def test_a_violation_is_found() -> None:
             bounds.Ladder(tuple(worse)).verify(strict=True)
     wrong = [r._replace(gap=-r.gap) if r.label == "elbo" else r for r in found.rungs]
     assert not all(check.holds for check in verified(wrong))
+
+
+def test_orders_of_renyi_bounds_of_samples() -> None:
+    found = bounds.ladder(
+        np.log([0.3, 0.1]), np.log([0.5, 0.5]), alphas=(-1.0, 0.5, 3.0), renyi_samples=(2, 10), include=("elbo", "renyi")
+    )
+    statements = [check.statement for check in found.verify(strict=True)]
+    few, many = (f"renyi(alpha={{}}, num_samples={k})" for k in (2, 10))
+    for low, high in (("elbo", few.format(0.5)), (few.format(0.5), many.format(0.5)), (many.format(0.5), "renyi(alpha=0.5)"),
+                      ("renyi(alpha=3)", many.format(3)), (many.format(3), few.format(3)), (few.format(3), "elbo")):  # fmt: skip
+        assert f"{low} <= {high}" in statements
+        assert found[low].value < found[high].value
+    assert not [rung for rung in found.rungs if rung.parameters.get("num_samples") and rung.parameters["alpha"] < 0.0]
+    swapped = [r._replace(gap=2.0 * r.gap) if r.label == many.format(0.5) else r for r in found.rungs]
+    assert not all(check.holds for check in verified(swapped))
 
 
 def test_totals_are_weighted_sums() -> None:

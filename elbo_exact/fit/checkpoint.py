@@ -160,6 +160,7 @@ def _read(path: Path, journal: Journal) -> list[Walk | None]:
 
 
 def restored(model: Any, flat: FloatArray) -> Any:
+    """The model with the parameters of ``flat``, in the order of ``flat_arrays``."""
     arrays, first = {}, 0
     for place, array in parameter_arrays(model).items():
         arrays[place] = flat[first : first + array.size].reshape(array.shape)
@@ -179,6 +180,7 @@ def _check_kept(start: Any, model: Any) -> None:
 
 
 def flat_arrays(model: Any) -> FloatArray:
+    """Every parameter of a model, one array after the other."""
     return _joined([array.ravel() for array in parameter_arrays(model).values()])
 
 

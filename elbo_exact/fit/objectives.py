@@ -127,7 +127,7 @@ class Renyi(_OneFunction):
             raise ValueError(f"alpha must be a finite number >= 0; got {self.alpha!r}.")
 
     @property
-    def takes_weights(self) -> bool:  # type: ignore[override]
+    def takes_weights(self) -> bool:  # type: ignore[override] # a property where the class has a constant
         """Jensen's inequality bounds it from below for alpha <= 1 only."""
         return self.alpha <= 1.0
 

@@ -183,6 +183,7 @@ def _mean(values: FloatArray, slopes: FloatArray, counts: FloatArray) -> tuple[f
 
 
 def refuse_training(objective: Objective, training: str) -> None:
+    """Raise where an objective cannot be trained this way."""
     name = type(objective).__name__
     if training == "joint" and not objective.is_one_function:
         raise ValueError(f"training must be 'alternating' for {name}: model and guide climb two functions.")

@@ -121,7 +121,7 @@ class CodeFiles:
 
 def load_code(cache: Any, signature: Any, target_context: Any) -> Any:
     """Numba's own loading without its registries of types, SciPy's BLAS among them: they serve compiling, and cost 0.3 s."""
-    from numba.core.runtime import rtsys
+    from numba.core.runtime.nrt import rtsys
 
     rtsys.initialize(target_context)
     return cache._load_overload(signature, target_context)

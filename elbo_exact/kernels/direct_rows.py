@@ -91,7 +91,7 @@ def group_means(x_table, y_table, first, count, squares, weights, means):
         x, y, mean = row_of(x_table, first + k), row_of(y_table, first + k), means[k]
         mean[TOP], bottom, mean[BAD] = chunk_extremes(y, lanes)
         mean[BAD] += 0.0 if bottom - mean[TOP] >= ORDINARY else 1.0
-        mean[TIES] = chunk_weights(y, mean[TOP], weights, lanes)
+        mean[TIES] = chunk_weights(y, mean[TOP], True, weights, lanes)
         keep_lanes(lanes, 0, rests, k)
         mean[BASE] = x[last_at(y, mean[TOP])]
         mean[BAD] += mean_lanes(x, y, weights, reference(mean[BASE]), mean[TOP], squares, lanes)
@@ -185,6 +185,6 @@ def upper_rows(log_joint, log_q, first, last, out):
     for start in range(first, last, GROUP):
         count = min(GROUP, last - start)
         group_means(log_q, log_joint, start, count, False, weights, means)
-        group_log_sums(log_q, start, count, weights, partials)
+        group_log_sums(log_q, start, count, partials)
         for k in range(count):
             close_upper(means[k], partials[k], n, out[start + k - first])

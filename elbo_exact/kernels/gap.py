@@ -263,8 +263,8 @@ def chunk_log_sums(a, b, v, w, record):
     top_a, bottom_a, record[PARTIAL_A + BAD] = chunk_extremes(a, lanes_a)
     top_b, bottom_b, record[PARTIAL_B + BAD] = chunk_extremes(b, lanes_b)
     record[PARTIAL_A + TOP], record[PARTIAL_B + TOP] = top_a, top_b
-    record[PARTIAL_A + TIES] = chunk_weights(a, top_a, v, lanes_a)
-    record[PARTIAL_B + TIES] = chunk_weights(b, top_b, w, lanes_b)
+    record[PARTIAL_A + TIES] = chunk_weights(a, top_a, True, v, lanes_a)
+    record[PARTIAL_B + TIES] = chunk_weights(b, top_b, True, w, lanes_b)
     halve_both(lanes_a, 0, lanes_b, 0)
     record[PARTIAL_A + REST], record[PARTIAL_A + REST_LOW] = lanes_a[0, 0], lanes_a[1, 0]
     record[PARTIAL_B + REST], record[PARTIAL_B + REST_LOW] = lanes_b[0, 0], lanes_b[1, 0]

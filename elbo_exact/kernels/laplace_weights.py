@@ -109,7 +109,7 @@ def row_sums(a, b, scratch, weights, partials, sums):
         missing = missing or (b[z] == -INF and a[z] > -INF)
     for part in range(4 if missing else 2):
         part_of(part, a, b, scratch)
-        row_log_sums(scratch, 0, partials.shape[0], weights, partials)
+        row_log_sums(scratch, 0, partials.shape[0], True, weights, partials)
         sums[part, 0], sums[part, 1], sums[part, 2] = merge_log_sums(partials)
     if not missing:
         sums[COMMON, 0], sums[COMMON, 1] = sums[TARGET, 0], sums[TARGET, 1]

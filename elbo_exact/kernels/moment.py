@@ -54,7 +54,7 @@ def row_weights(row, top, kept):
     lanes = tiles()
     for first in range(0, row.size, CHUNK):
         last = min(first + CHUNK, row.size)
-        chunk_weights(row[first:last], top, kept[first:last], lanes)
+        chunk_weights(row[first:last], top, True, kept[first:last], lanes)
 
 
 @kernel
@@ -158,7 +158,7 @@ def far_moment(a, b, top_a, top_b, alpha, beta, mixed, top, kept):
     ties, total, low = 0.0, 0.0, 0.0
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
-        ties += chunk_weights(mixed[first:last], top, kept[: last - first], lanes)
+        ties += chunk_weights(mixed[first:last], top, True, kept[: last - first], lanes)
         high, high_low = halve(lanes, 0)
         total, error = two_sum(total, high)
         low += high_low + error

@@ -9,9 +9,14 @@ log p(x) - c + log E_q T_K(u). E_q exp(u) = exp(c), so with the remainder R_K = 
 The best c is the root of E_q u**K = 0, where T_K and T_{K-1} have the same mean. A c that is off by x costs the gap at most
 x f/E_q T_K, where f = E_q u**K / K! is itself a rounding error, so a root to a few ulps is enough.
 
-**The polynomial.** With s = max(1, max |u|/600) and v = u/s, E T_{K-1}(u) = s**(K-1) E sum_k s**(k-K+1) v**k/k!, so powers stay in the range
-up to log ratios of some 1e15, where the root is no longer known well enough and nothing is claimed. Horner's rule loses at most 2K u of sum |u|**k/k!, and u itself is off by u (|c| + 2 |u|) + delta, which
-moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much, remainders take over.
+That serves while the rounding error of f stays below E_q T_K, up to log ratios of some 1e15. Beyond, the slope of the first form
+in c, E_q [u**(K-1)/(K-1)!]/E_q T_{K-1}, is at most K: where the ratio h of one state is largest, as a function of u = -x, it equals
+1 + (K-1)/x, and x > 1 there because h <= exp(x) x**(K-1)/(K-1)! < K for x <= 1. So the gap is off by at most K x.
+
+**The polynomial.** With v = u/s, s = max(1, max |u|/reach), the powers of v stay in the range. For s = 1 its coefficients are 1/k!;
+for s > 1 they are those of v in (K-1)! s**(1-K) T_{K-1}, whose last is 1. Horner's rule loses at most 2K u of sum |u|**k/k!, and u
+itself is off by u (|c| + 2 |u|) + delta, which moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much,
+remainders take over.
 
 **The remainder.** R_k(u) = u**(k+1)/(k+1)! M_k(u), M_k = 1F1(1; k+2; u), and M_{k-1} = 1 + u M_k/(k+1). For u > 0 the series has
 positive terms. For u = -x < 0 the recurrence shrinks its errors downward while x < k+1 and upward, from M_{-1} = exp(-x), while x > k+1.
@@ -25,6 +30,7 @@ import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.moment import row_weights
+from elbo_exact.kernels.perturbative_root import LARGEST, best_reference, distance_to_root, power_and_bound, reach_of
 from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
 from elbo_exact.kernels.points import ABSENT, DELTA, N_STATES, OFF, open_states
 from elbo_exact.kernels.reduce import WEIGHT_ERROR, sum_error
@@ -34,7 +40,7 @@ from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, chain_e
 
 __all__ = ["perturbative_rows", "remainder_factor"]
 
-LARGEST = 600.0  # of |u|: beyond, powers and exponentials would leave the range together
+MOST_COEFFICIENTS = 171  # 1/170! is the last normal inverse of a factorial
 GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
 SERIES_TERMS = 18
 
@@ -71,57 +77,6 @@ def power_term(u, k):
     for j in range(1, k + 1):
         term *= u / j
     return term
-
-
-@kernel
-def power_block(lanes, carried, e, w, c, inverse, half, count):
-    """w x**k, its size, and w x**(k-1) of a block, x = (e + c) * inverse and k = 2 half + 1."""
-    for j in range(count):
-        x = (e[j] + c) * inverse
-        carried[0, j], carried[1, j], carried[2, j] = x, x * x, w[j]
-    for _ in range(half):
-        for j in range(count):
-            carried[2, j] *= carried[1, j]
-    for j in range(count):
-        term = carried[2, j] * carried[0, j]
-        add(lanes, 0, j, term)
-        lanes[2, j] += abs(term)
-        lanes[3, j] += carried[2, j]
-
-
-@kernel
-def mean_power(e, w, c, k, scale):
-    """(sum w x**k, the same of absolute values, sum w x**(k-1)) for x = (e + c)/scale and odd k."""
-    lanes, carried = tiles(), tiles()
-    clear(lanes, 0, 4)
-    inverse = 1.0 / scale
-    for start in range(0, e.size, LANES):
-        x, y = e[start : start + LANES], w[start : start + LANES]
-        if x.size == LANES:
-            power_block(lanes, carried, x, y, c, inverse, k // 2, LANES)
-        else:
-            power_block(lanes, carried, x, y, c, inverse, k // 2, x.size)
-    high, low = halve(lanes, 0)
-    return high + low, fold(lanes, 2), fold(lanes, 3)
-
-
-@kernel
-def best_reference(e, w, k, start, low, high):
-    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket."""
-    scale = max(high - low, 1e-300)
-    c = min(max(start, low), high)
-    for step in range(200):
-        value, _, slope = mean_power(e, w, c, k, scale)
-        if value == 0.0 or high - low <= 4.0 * U * max(abs(low), abs(high)):
-            return c
-        low, high = (c, high) if value < 0.0 else (low, c)
-        change = value / (k * slope) * scale if slope > 0.0 else INF
-        if abs(change) <= 2.0 * U * max(abs(c), 1e-300):
-            return c
-        c -= change
-        if not low < c < high or step % 8 == 7:
-            c = low + 0.5 * (high - low)
-    return c
 
 
 @kernel
@@ -240,22 +195,34 @@ def careful_even_mean(e, w, c, k, delta, total_w, n):
 
 
 @kernel
-def even_gap(c, mean, bound, k, scale, off):
-    """(gap, bound) of c - log E T_{k-1}(u); NaN where the mean is not known to half of itself."""
-    if not (bound < 0.5 * mean and mean < INF):
-        return np.nan, INF
-    spread, power = log(mean), (k - 1) * log(scale)
-    value = c - (spread + power)
-    rounding = U * (abs(c) + 4.0 * abs(spread) + 5.0 * abs(power) + 2.0 * abs(value))
-    return value, 1.01 * (bound / (mean - bound) + off + rounding)
+def set_coefficients(coefficients, scale):
+    """Fill in the coefficients of v**j; (log of what divides the polynomial, bound on its error)."""
+    k = coefficients.size
+    if scale == 1.0:
+        coefficients[0] = 1.0
+        for j in range(1, k):
+            coefficients[j] = coefficients[j - 1] / j
+        return 0.0, 0.0
+    power, low, size = 0.0, 0.0, 0.0
+    coefficients[k - 1] = 1.0
+    for j in range(k - 1, 0, -1):
+        coefficients[j - 1] = coefficients[j] * (j / scale)
+        term = log(scale / j)
+        power, error = two_sum(power, term)
+        low += error
+        size += abs(term) + 1.0
+    return power + low, 3.0 * U * size
 
 
 @kernel
-def residual_of(e, w, c, k, scale, largest, delta, total_w, n):
-    """Bound on |E_q v**k| at c, v = u/scale."""
-    value, own, slope = mean_power(e, w, c, k, scale)
-    moved = k * slope * (U * (2.0 * largest + abs(c)) + delta) / scale
-    return 1.01 * (abs(value) + own * ((10.0 + 4.0 * k) * U + chain_error(n)) + moved + 4.0 * n * ETA) / total_w
+def even_gap(c, mean, bound, power, off):
+    """(gap, bound) of c - log E T_{k-1}(u), of which mean is exp(-power) times; NaN where it is not known to half of itself."""
+    if not (bound < 0.5 * mean and mean < INF):
+        return np.nan, INF
+    spread = log(mean)
+    value = c - (spread + power)
+    rounding = U * (abs(c) + 4.0 * abs(spread) + 2.0 * abs(power) + 2.0 * abs(value))
+    return value, 1.01 * (bound / (mean - bound) + off + rounding)
 
 
 @kernel
@@ -264,34 +231,38 @@ def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
     n, delta, off = e.size, known[DELTA], known[OFF]
     c = best_reference(e, w, k, start, low, high)
     largest = max(abs(c - low), abs(c - high))  # low = min -e, high = max -e
-    scale = max(1.0, largest / LARGEST)
-    factor = 1.0
-    for j in range(2, k + 1):
-        factor /= j
-    residual = residual_of(e, w, c, k, scale, largest, delta, total_w, n)
-    coefficients[k - 1] = factor * k
-    for j in range(k - 2, -1, -1):
-        coefficients[j] = coefficients[j + 1] * (j + 1) / scale
-    mean, bound = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
-    # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
-    value, bound = even_gap(c, mean, bound + factor * residual * scale, k, scale, off)
-    if bound <= GOOD * value or scale > 1.0:
-        return value, bound
+    scale = max(1.0, largest / reach_of(k))
+    value, residual, _ = power_and_bound(e, w, c, k, scale, low, high, delta)
+    residual = 1.01 * (abs(value) + residual) / total_w
+    if scale > 1.0 or k <= MOST_COEFFICIENTS:
+        power, power_error = set_coefficients(coefficients, scale)
+        mean, own = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
+        # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
+        last = residual * (scale / k if scale > 1.0 else power_term(1.0, k))
+        value, bound = even_gap(c, mean, own + last, power, off + power_error)
+        if bound <= GOOD * value:
+            return value, bound
+        if largest > LARGEST:
+            distance = distance_to_root(e, w, c, k, scale, low, high, delta)
+            return even_gap(c, mean, own, power, off + power_error + k * distance)
     if largest <= 1.0:
         rho, bound = small_sums(e, w, c, k, delta)
+        distance = 1.0
     else:
         rho, bound = careful_sums(e, w, c, k, delta)
-    # c is off by at most x with 2 (x/2)**K <= residual, since (u + x)**K - u**K >= 2 (x/2)**K
-    reach = 2.02 * exp(log(0.5 * residual) / k) if residual > 0.0 else 0.0
+        distance = distance_to_root(e, w, c, k, scale, low, high, delta)
     outside = exp(-c) / total_w
     rho, bound = rho * outside, bound * outside
     bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA
-    bound = 1.01 * (bound + exp(-c) * factor * residual * reach)
+    last = residual * power_term(scale, k)
+    # c is off by at most x with 2 (x/2)**K <= residual, since (v + x)**K - v**K >= 2 (x/2)**K
+    distance = min(distance, 2.02 * exp(log(0.5 * residual) / k) * scale) if residual > 0.0 else 0.0
+    bound = 1.01 * (bound + exp(-c) * last * distance)
     if rho < 0.5 and bound < 0.25:
         value = -log1p(-rho)
         return value, 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
     mean, bound = careful_even_mean(e, w, c, k, delta, total_w, n)
-    return even_gap(c, mean, bound + factor * residual, k, 1.0, off)
+    return even_gap(c, mean, bound + last, 0.0, off)
 
 
 @kernel

@@ -32,7 +32,7 @@ def scratch_of(n):
 @kernel
 def row_log_sum(row, weights, partials):
     """(top, R) of a row."""
-    row_log_sums(row, 0, partials.shape[0], weights, partials)
+    row_log_sums(row, 0, partials.shape[0], True, weights, partials)
     top, rest, _ = merge_log_sums(partials)
     return top, rest
 

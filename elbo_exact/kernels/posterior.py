@@ -15,7 +15,7 @@ __all__ = ["log_posterior_rows", "posterior_rows"]
 @kernel
 def row_log_sum(row, weights, partials):
     """(top, R, status) of one row."""
-    row_log_sums(row, 0, partials.shape[0], weights, partials)
+    row_log_sums(row, 0, partials.shape[0], True, weights, partials)
     top, rest, bad = merge_log_sums(partials)
     return top, rest, (BAD_TARGET if bad > 0.0 else (ZERO_EVIDENCE if rest < 0.0 else OK))
 

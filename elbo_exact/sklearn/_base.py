@@ -21,7 +21,7 @@ from elbo_exact.models._seeding import seeded
 __all__ = ["MixtureEstimator", "probabilities"]
 
 
-class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """What the four mixtures share; a family says how its columns are read, started and shown."""
 
     def __init__(
@@ -80,7 +80,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
             max_iter=self.max_iter,
             tolerance=self.tol,
             restarts=integer(self.n_init, "n_init", 1) - 1,
-            starts=self.init_params,  # type: ignore[arg-type]
+            starts=self.init_params,  # type: ignore[arg-type] # checked by fit_em
             rng=generator,
         )
         if result.outcome is not Outcome.CONVERGED:
@@ -127,7 +127,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Draw rows (n, D) and their components (n,)."""
         check_is_fitted(self)
         seed = check_random_state(self.random_state).randint(2**31, size=4)
-        return self.model_.sample(n_samples, rng=np.random.default_rng(seed))  # type: ignore[no-any-return]
+        return self.model_.sample(n_samples, rng=np.random.default_rng(seed))  # type: ignore[no-any-return] # model_ is set by fit
 
     def __sklearn_tags__(self) -> Any:
         """Missing values are fine: they contribute nothing."""

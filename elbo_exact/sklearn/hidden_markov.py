@@ -21,7 +21,7 @@ from elbo_exact.sklearn._base import probabilities
 __all__ = ["CategoricalHMM"]
 
 
-class CategoricalHMM(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class CategoricalHMM(DensityMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Hidden Markov model with categorical observations, fitted by exact EM (Baum & Welch).
 
     Rows of X are steps in time; ``lengths`` cuts them into sequences, as in hmmlearn.

@@ -187,7 +187,7 @@ class _Target:
 def _quantities(result: DensityAudit, names: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
     """Value, rounding bound and discretization estimate of each quantity."""
     return {
-        name: tuple(float(getattr(source, name)) for source in (result, result.error, result.discretization))  # type: ignore[misc]
+        name: tuple(float(getattr(source, name)) for source in (result, result.error, result.discretization))  # type: ignore[misc] # three, as zip made them
         for name in names
     }
 

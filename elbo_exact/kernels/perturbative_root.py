@@ -1,0 +1,98 @@
+"""The best reference of a perturbative bound: the root c of E_q (e + c)**k = 0 for an odd power k, and what is known of it.
+
+The mean rises with c, so that a root lies between two points where signs beyond rounding say so.
+"""
+
+from __future__ import annotations
+
+from elbo_exact.kernels._jit import kernel
+from elbo_exact.kernels.scalar import exp
+from elbo_exact.kernels.tiles import tiles
+from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, chain_error, clear, fold, halve
+
+__all__ = ["LARGEST", "best_reference", "distance_to_root", "power_and_bound", "reach_of"]
+
+LARGEST = 600.0  # of |e + c|: beyond, powers and exponentials would leave the range together
+
+
+@kernel
+def power_block(lanes, carried, e, w, c, inverse, half, count):
+    """w x**k, its size, and w x**(k-1) of a block, x = (e + c) * inverse and k = 2 half + 1."""
+    for j in range(count):
+        x = (e[j] + c) * inverse
+        carried[0, j], carried[1, j], carried[2, j] = x, x * x, w[j]
+    for _ in range(half):
+        for j in range(count):
+            carried[2, j] *= carried[1, j]
+    for j in range(count):
+        term = carried[2, j] * carried[0, j]
+        add(lanes, 0, j, term)
+        lanes[2, j] += abs(term)
+        lanes[3, j] += carried[2, j]
+
+
+@kernel
+def mean_power(e, w, c, k, scale):
+    """(sum w x**k, the same of absolute values, sum w x**(k-1)) for x = (e + c)/scale and odd k."""
+    lanes, carried = tiles(), tiles()
+    clear(lanes, 0, 4)
+    inverse = 1.0 / scale
+    for start in range(0, e.size, LANES):
+        x, y = e[start : start + LANES], w[start : start + LANES]
+        if x.size == LANES:
+            power_block(lanes, carried, x, y, c, inverse, k // 2, LANES)
+        else:
+            power_block(lanes, carried, x, y, c, inverse, k // 2, x.size)
+    high, low = halve(lanes, 0)
+    return high + low, fold(lanes, 2), fold(lanes, 3)
+
+
+@kernel
+def reach_of(k):
+    """The largest |v| whose k-th powers, and a sum of 2**44 of them, are doubles."""
+    return min(LARGEST, exp(679.0 / k))
+
+
+@kernel
+def best_reference(e, w, k, start, low, high):
+    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket."""
+    scale = max((high - low) / reach_of(k), 1e-300)
+    c = min(max(start, low), high)
+    for step in range(200):
+        value, _, slope = mean_power(e, w, c, k, scale)
+        if value == 0.0 or high - low <= 4.0 * U * max(abs(low), abs(high)):
+            return c
+        low, high = (c, high) if value < 0.0 else (low, c)
+        change = value / (k * slope) * scale if slope > 0.0 else INF
+        if abs(change) <= 2.0 * U * max(abs(c), 1e-300):
+            return c
+        c -= change
+        if not low < c < high or step % 8 == 7:
+            c = low + 0.5 * (high - low)
+    return c
+
+
+@kernel
+def power_and_bound(e, w, c, k, scale, low, high, delta):
+    """(sum w v**k, bound on its error, sum w v**(k-1)) at c, v = u/scale."""
+    value, own, slope = mean_power(e, w, c, k, scale)
+    largest = max(abs(c - low), abs(c - high))
+    shift = (U * (2.0 * largest + abs(c)) + delta) / scale
+    return value, 1.01 * (own * ((10.0 + 4.0 * k) * U + chain_error(e.size)) + k * slope * shift) + 4.0 * e.size * ETA, slope
+
+
+@kernel
+def distance_to_root(e, w, c, k, scale, low, high, delta):
+    """Bound on |c - root| by the signs on both sides, INF where doubles do not show them."""
+    value, error, slope = power_and_bound(e, w, c, k, scale, low, high, delta)
+    step = 2.0 * (abs(value) + error) / (k * slope) * scale if slope > 0.0 else INF
+    for _ in range(100):
+        if not step < high - low:
+            break
+        left, right = c - step, c + step
+        below, below_error, _ = power_and_bound(e, w, left, k, scale, low, high, delta)
+        above, above_error, _ = power_and_bound(e, w, right, k, scale, low, high, delta)
+        if below < -below_error and above > above_error:
+            return 1.01 * max(c - left, right - c)
+        step *= 2.0
+    return INF
