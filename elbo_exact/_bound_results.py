@@ -8,14 +8,13 @@ the restricted problem, whose evidence is (1 - miss) p(x), so that -log(1 - miss
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import NAN_POLICIES, check_arithmetic, evidence_results, pair_results, pivoted_results
-from elbo_exact._parallel import TASK_ENTRIES, row_ranges, run
+from elbo_exact._bound_rows import Options, per_point, per_row, rows_of, sum_columns
+from elbo_exact._engine import NAN_POLICIES, evidence_results, pair_results, pivoted_results
 from elbo_exact._validate import (
     NORMALIZER_TOLERANCE,
     FloatArray,
@@ -28,7 +27,14 @@ from elbo_exact._validate import (
 from elbo_exact.kernels.divergences import RENYI, divergence_rows
 from elbo_exact.kernels.moment import M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT, moment_rows
 from elbo_exact.kernels.path import path_rows
-from elbo_exact.kernels.perturbative import perturbative_rows
+from elbo_exact.kernels.perturbative import (
+    N_PERTURBATIVE,
+    P_EVIDENCE,
+    P_GAP,
+    P_NORMALIZER,
+    P_SINGLE,
+    perturbative_rows,
+)
 from elbo_exact.kernels.points import (
     N_POINT,
     POINT_EVIDENCE,
@@ -56,16 +62,6 @@ MOST_ORDERS = 999  # of a Taylor polynomial
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
 LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
-POINTS = 64  # of a long row, in a task
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every bound takes besides its tables."""
-
-    unnormalized: bool = False
-    nan_policy: str = "raise"
-    executor: Any = None
 
 
 class BoundResults(NamedTuple):
@@ -112,7 +108,7 @@ def tvo_results(
 ) -> BoundResults:
     """A Riemann sum of the thermodynamic integrand; its gap is a sum of divergences between neighbors of the path."""
     batch = same_states(log_table(log_joint, "log_joint"), "log_joint", log_table(log_q, "log_q"), "log_q")
-    a, b = _rows_of(log_joint, log_q, batch)
+    a, b = rows_of(log_joint, log_q, batch)
     walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
     gap, error, evidence, evidence_error = _mean_gaps(a, b, walked, math.prod(batch), options)
     if (error < np.inf).all():
@@ -137,8 +133,8 @@ def thermodynamic_results(
 ) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
     """(points, checked results, batch); columns (integrand, bound, variance, bound)."""
     checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
-    a, b = _rows_of(log_joint, log_q, batch)
-    points = _per_point(point_rows, a, b, betas, (True, 0.0), N_POINT, 0, options, np.arange(len(checked)))
+    a, b = rows_of(log_joint, log_q, batch)
+    points = per_point(point_rows, a, b, betas, (True, 0.0), N_POINT, 0, options, np.arange(len(checked)))
     with np.errstate(invalid="ignore"):
         mean, mean_error = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
         integrand = checked[:, OUT_EVIDENCE, None] + mean
@@ -160,17 +156,23 @@ def perturbative_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: 
         raise ValueError(f"order must be odd, because even Taylor polynomials are no lower bounds of exp; got {order}.")
     if order == 1:
         return elbo_results(log_joint, log_q, options)
-    checked, batch = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
+    one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
+    batch = same_states(log_table(log_joint, "log_joint"), "log_joint", log_table(log_q, "log_q"), "log_q")
+    a, b = rows_of(log_joint, log_q, batch)
+    found = per_row(perturbative_rows, a, b, math.prod(batch), (order,), N_PERTURBATIVE, options)
+    gap, error = found[:, P_GAP].copy(), found[:, P_GAP + 1].copy()
+    limit = np.inf if options.unnormalized else NORMALIZER_TOLERANCE
+    plain = (error < np.inf) & (found[:, P_SINGLE] == 0.0)
+    if (plain & np.isfinite(found[:, P_EVIDENCE]) & (np.abs(found[:, P_NORMALIZER]) <= limit)).all():
+        return from_gap("lower", gap, error, found[:, P_EVIDENCE], found[:, P_EVIDENCE + 1], batch)
+    checked, _ = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
     missed = checked[:, OUT_FORWARD] == np.inf
-    a, b = _rows_of(log_joint, log_q, batch)
-    if missed.any():
-        a = np.where(b == -np.inf, -np.inf, a)
-    calls = [
-        (perturbative_rows, _part(a, first, last), _part(b, first, last), (order,), (last - first, 2))
-        for first, last in row_ranges(len(checked), a.shape[1])
-    ]
-    results = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, 2))])
-    gap, error = np.ascontiguousarray(results[:, 0]), np.ascontiguousarray(results[:, 1])
+    rows = np.flatnonzero(missed)
+    if rows.size:
+        a_rows, b_rows = (table[rows] if len(table) > 1 else table for table in (a, b))
+        a_rows = np.where(b_rows == -np.inf, -np.inf, a_rows)
+        again = per_row(perturbative_rows, a_rows, b_rows, rows.size, (order,), N_PERTURBATIVE, options)
+        gap[rows], error[rows] = again[:, P_GAP], again[:, P_GAP + 1]
     _add_missed(gap, error, missed, log_joint, log_q, options)
     _set(gap, error, (checked[:, OUT_GAP] == np.inf) & (checked[:, OUT_GAP + 1] == 0.0), np.inf)
     return _from_checked("lower", gap, error, checked, batch)
@@ -244,12 +246,7 @@ def _fast_renyi(
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
     batch = same_states(target, "log_joint", q, "log_q")
     a, b = broadcast_rows(target, batch), broadcast_rows(q, batch)
-    n_rows = int(np.prod(batch, dtype=np.int64))
-    calls = [
-        (moment_rows, _part(a, first, last), _part(b, first, last), (alpha,), (last - first, N_MOMENT))
-        for first, last in row_ranges(n_rows, a.shape[1])
-    ]
-    found = np.concatenate(run(_kernel_task, calls, options.executor) or [np.empty((0, N_MOMENT))])
+    found = per_row(moment_rows, a, b, math.prod(batch), (alpha,), N_MOMENT, options)
     normalizer, limit = found[:, M_NORMALIZER], np.inf if options.unnormalized else NORMALIZER_TOLERANCE
     usable = np.isfinite(found[:, M_EVIDENCE]) & (np.abs(normalizer) <= limit)
     results, rest = found[:, : M_BOUND + 1].copy(), np.flatnonzero(usable & (found[:, M_BOUND] == np.inf))
@@ -264,56 +261,6 @@ def _fast_renyi(
     return results, evidence, evidence_error, batch
 
 
-def _rows_of(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, batch: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    return broadcast_rows(log_table(log_joint, "log_joint"), batch), broadcast_rows(log_table(log_q, "log_q"), batch)
-
-
-def _part(table: FloatArray, first: int, last: int) -> FloatArray:
-    return table[first:last] if len(table) > 1 else table
-
-
-@np.errstate(all="ignore")
-def _kernel_task(kernel: Any, a: FloatArray, b: FloatArray, arguments: tuple[Any, ...], shape: tuple[int, int]) -> FloatArray:
-    check_arithmetic()
-    out = np.empty(shape)
-    kernel(a, b, *arguments, out)
-    return out
-
-
-def _per_point(
-    kernel: Any,
-    a: FloatArray,
-    b: FloatArray,
-    betas: FloatArray,
-    arguments: tuple[Any, ...],
-    columns: int,
-    successors: int,
-    options: Options,
-    rows: Any,
-) -> FloatArray:
-    """Columns of a kernel at every point of some rows; long rows are shared out by points, each with its ``successors``."""
-    if len(rows) < max(len(a), len(b)):
-        a, b = (table[rows] if len(table) > 1 else table for table in (a, b))
-    count = len(betas) - successors
-    if a.shape[1] <= TASK_ENTRIES:
-        ranges = [(first, last, 0, count) for first, last in row_ranges(len(rows), a.shape[1] * count)]
-    else:
-        starts = range(0, count, POINTS)
-        ranges = [(i, i + 1, first, min(first + POINTS, count)) for i in range(len(rows)) for first in starts]
-    calls = [
-        (
-            kernel,
-            _part(a, first, last),
-            _part(b, first, last),
-            (betas[start : stop + successors], *arguments),
-            ((last - first) * (stop - start), columns),
-        )
-        for first, last, start, stop in ranges
-    ]
-    parts = run(_kernel_task, calls, options.executor)
-    return np.concatenate(parts or [np.empty((0, columns))]).reshape(len(rows), count, columns)
-
-
 def _mean_gaps(
     a: FloatArray, b: FloatArray, walked: FloatArray, n_rows: int, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -324,9 +271,9 @@ def _mean_gaps(
     one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     steps = np.diff(walked)
     smallest = math.sqrt(LIKELY * len(steps))
-    points = _per_point(point_rows, a, b, walked[:-1], (False, smallest), N_POINT, 0, options, np.arange(n_rows))
+    points = per_point(point_rows, a, b, walked[:-1], (False, smallest), N_POINT, 0, options, np.arange(n_rows))
     means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
-    gap, error = _sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
+    gap, error = sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
     evidence, evidence_error, normalizer = (
         np.ascontiguousarray(points[:, 0, k]) for k in (POINT_EVIDENCE, POINT_EVIDENCE + 1, POINT_NORMALIZER)
     )
@@ -340,19 +287,8 @@ def _fill_gaps(gap: FloatArray, error: FloatArray, a: FloatArray, b: FloatArray,
     for kernel in (tight_rows, path_rows):
         rows = np.flatnonzero(np.isnan(gap))
         if rows.size:
-            points = _per_point(kernel, a, b, walked, (), 2, 1, options, rows)
-            gap[rows], error[rows] = _sum_columns(points[:, :, 0], points[:, :, 1])
-
-
-@np.errstate(all="ignore")
-def _sum_columns(values: FloatArray, bounds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sums with their bounds, in the order of the columns."""
-    total, size, error = np.zeros((3, len(values)))
-    for k in range(values.shape[1]):
-        total = total + values[:, k]
-        size = size + np.abs(values[:, k])
-        error = error + bounds[:, k]
-    return total, 1.01 * (error + values.shape[1] * U * size)
+            points = per_point(kernel, a, b, walked, (), 2, 1, options, rows)
+            gap[rows], error[rows] = sum_columns(points[:, :, 0], points[:, :, 1])
 
 
 def _set(gap: FloatArray, error: FloatArray, rows: Any, value: float) -> None:

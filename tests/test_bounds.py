@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import bound_oracle as oracle
 import mpmath
@@ -134,6 +136,18 @@ def test_zero_weight_and_missed_mass_together() -> None:
     assert abs(bounds.tvo(a, b, 3, restricted=True) - (ee.log_evidence(a) + MISSED)) < 1e-15
     for rung in bounds.ladder(a, b).rungs:
         assert rung.error == 0.0 or np.isfinite(rung.value), rung.label  # an infinity is exact here
+
+
+@pytest.mark.parametrize("compute", [bounds.perturbative, partial(bounds.tvo, betas=4), partial(bounds.renyi, alpha=0.5)])
+def test_a_row_has_its_bits_whatever_its_neighbors_are(compute: Any) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 4, 5))
+    b -= np.log(np.exp(b).sum(axis=1, keepdims=True))
+    a[1, 2], a[2, 0] = -INF, -INF
+    b[2], b[3] = np.log([0.5, 0.5, 0.0 + 1e-320, 1e-320, 1e-320]), np.array([0.0, -INF, -INF, -INF, -INF])
+    together = compute(a, b)
+    assert together.tolist() == [compute(x, y) for x, y in zip(a, b, strict=True)]
+    assert together[:1].tolist() == compute(a[:1], b[:1]).tolist()
 
 
 def test_the_thermodynamic_integral_counts_wasted_and_missed_mass() -> None:

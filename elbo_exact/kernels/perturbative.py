@@ -31,14 +31,16 @@ import numpy as np
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.moment import row_weights
 from elbo_exact.kernels.perturbative_root import LARGEST, best_reference, distance_to_root, power_and_bound, reach_of
-from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
-from elbo_exact.kernels.points import ABSENT, DELTA, N_STATES, OFF, open_states
-from elbo_exact.kernels.reduce import WEIGHT_ERROR, sum_error
+from elbo_exact.kernels.pivoted import scratch_of, table_row
+from elbo_exact.kernels.points import ABSENT, DELTA, EVIDENCE, N_STATES, NORMALIZER, OFF, SINGLE, open_states
+from elbo_exact.kernels.reduce import WEIGHT_ERROR, merge_log_sums, sum_error
 from elbo_exact.kernels.scalar import exp, log, log1p, two_sum
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold, halve
+from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold, halve
 
-__all__ = ["perturbative_rows", "remainder_factor"]
+__all__ = ["N_PERTURBATIVE", "P_EVIDENCE", "P_GAP", "P_NORMALIZER", "P_SINGLE", "perturbative_rows", "remainder_factor"]
+
+P_GAP, P_EVIDENCE, P_NORMALIZER, P_SINGLE, N_PERTURBATIVE = 0, 2, 4, 5, 6  # columns of a row's results; a value, then its bound
 
 MOST_COEFFICIENTS = 171  # 1/170! is the last normal inverse of a factorial
 GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
@@ -281,18 +283,26 @@ def bracket(e, y0, w):
 
 @kernel(void(TABLE, TABLE, INT, OUT2))
 def perturbative_rows(log_joint, log_q, order, out):
-    """(gap, bound) of every row at one odd order, over the common support; NaN where that is empty or a difference overflows."""
+    """Gap at one odd order over the common support, log evidence, each with its bound, log sum q, states in one table only.
+
+    The gap is NaN, its bound INF, where there is no common support or a difference overflows; all is NaN where nothing is known.
+    """
     n = log_joint.shape[1]
     weights, partials = scratch_of(n)
-    e, y0, w, known, coefficients = np.empty(n), np.empty(n), np.empty(n), np.empty(N_STATES), np.empty(order)
+    e, y0, known, coefficients = np.empty(n), np.empty(n), np.empty(N_STATES), np.empty(order)
+    w = weights if n <= CHUNK else np.empty(n)
     for i in range(out.shape[0]):
-        a, b = table_row(log_joint, i), table_row(log_q, i)
-        out[i, 0], out[i, 1] = np.nan, INF
+        a, b, row = table_row(log_joint, i), table_row(log_q, i), out[i]
+        row[:] = np.nan
+        row[P_GAP + 1], row[P_EVIDENCE + 1] = INF, INF
         if open_states(a, b, weights, partials, e, y0, known):
-            top_b, rest_b = row_log_sum(b, weights, partials)
-            row_weights(b, top_b, w)
+            row[P_EVIDENCE], row[P_EVIDENCE + 1] = known[EVIDENCE], known[EVIDENCE + 1]
+            row[P_NORMALIZER], row[P_SINGLE] = known[NORMALIZER], known[SINGLE]
+            top_b, rest_b, _ = merge_log_sums(partials)  # of b, which came last
+            if n > CHUNK:
+                row_weights(b, top_b, w)
             mean, low, high = bracket(e, y0, w)
             total_w = 1.0 + rest_b
             value, bound = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients)
             if bound < INF:
-                out[i, 0], out[i, 1] = max(0.0, value), bound
+                row[P_GAP], row[P_GAP + 1] = max(0.0, value), bound

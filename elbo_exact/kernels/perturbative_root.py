@@ -12,39 +12,58 @@ from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, chain_error, clear,
 
 __all__ = ["LARGEST", "best_reference", "distance_to_root", "power_and_bound", "reach_of"]
 
+NEAR = 2.0**-27  # relative Newton step after which the next one is rounding
 LARGEST = 600.0  # of |e + c|: beyond, powers and exponentials would leave the range together
 
 
 @kernel
-def power_block(lanes, carried, e, w, c, inverse, half, count):
-    """w x**k, its size, and w x**(k-1) of a block, x = (e + c) * inverse and k = 2 half + 1."""
+def power_block(lanes, carried, e, w, c, inverse, half, exact, count):
+    """w x**k and w x**(k-1) of a block, x = (e + c) * inverse and k = 2 half + 1; if ``exact`` by TwoSum, and the sizes too."""
     for j in range(count):
         x = (e[j] + c) * inverse
-        carried[0, j], carried[1, j], carried[2, j] = x, x * x, w[j]
-    for _ in range(half):
+        carried[0, j], carried[1, j], carried[2, j] = x, x * x, w[j] * (x * x)
+    for _ in range(half - 1):
         for j in range(count):
             carried[2, j] *= carried[1, j]
     for j in range(count):
         term = carried[2, j] * carried[0, j]
-        add(lanes, 0, j, term)
-        lanes[2, j] += abs(term)
         lanes[3, j] += carried[2, j]
+        if exact:
+            add(lanes, 0, j, term)
+            lanes[2, j] += abs(term)
+        else:
+            lanes[0, j] += term
 
 
 @kernel
-def mean_power(e, w, c, k, scale):
-    """(sum w x**k, the same of absolute values, sum w x**(k-1)) for x = (e + c)/scale and odd k."""
-    lanes, carried = tiles(), tiles()
+def power_lanes(lanes, e, w, c, k, scale, exact):
+    """``power_block`` of all blocks."""
+    carried = tiles()
     clear(lanes, 0, 4)
     inverse = 1.0 / scale
     for start in range(0, e.size, LANES):
         x, y = e[start : start + LANES], w[start : start + LANES]
         if x.size == LANES:
-            power_block(lanes, carried, x, y, c, inverse, k // 2, LANES)
+            power_block(lanes, carried, x, y, c, inverse, k // 2, exact, LANES)
         else:
-            power_block(lanes, carried, x, y, c, inverse, k // 2, x.size)
+            power_block(lanes, carried, x, y, c, inverse, k // 2, exact, x.size)
+
+
+@kernel
+def mean_power(e, w, c, k, scale):
+    """(sum w x**k, the same of absolute values, sum w x**(k-1)) for x = (e + c)/scale and odd k."""
+    lanes = tiles()
+    power_lanes(lanes, e, w, c, k, scale, True)
     high, low = halve(lanes, 0)
     return high + low, fold(lanes, 2), fold(lanes, 3)
+
+
+@kernel
+def rough_power(e, w, c, k, scale):
+    """(sum w x**k, sum w x**(k-1)) by plain sums, at half the cost."""
+    lanes = tiles()
+    power_lanes(lanes, e, w, c, k, scale, False)
+    return fold(lanes, 0), fold(lanes, 3)
 
 
 @kernel
@@ -55,21 +74,24 @@ def reach_of(k):
 
 @kernel
 def best_reference(e, w, k, start, low, high):
-    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket."""
-    scale = max((high - low) / reach_of(k), 1e-300)
+    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket; the last is exact."""
+    first, last, scale = low, high, max((high - low) / reach_of(k), 1e-300)
     c = min(max(start, low), high)
     for step in range(200):
-        value, _, slope = mean_power(e, w, c, k, scale)
+        value, slope = rough_power(e, w, c, k, scale)
         if value == 0.0 or high - low <= 4.0 * U * max(abs(low), abs(high)):
-            return c
+            break
         low, high = (c, high) if value < 0.0 else (low, c)
         change = value / (k * slope) * scale if slope > 0.0 else INF
-        if abs(change) <= 2.0 * U * max(abs(c), 1e-300):
-            return c
-        c -= change
+        before, c = c, c - change
+        if abs(change) <= NEAR * abs(c):
+            break
         if not low < c < high or step % 8 == 7:
             c = low + 0.5 * (high - low)
-    return c
+            if c == before:
+                break
+    value, _, slope = mean_power(e, w, c, k, scale)
+    return min(max(c - value / (k * slope) * scale, first), last) if slope > 0.0 else c
 
 
 @kernel
