@@ -144,7 +144,7 @@ def point_block(lanes, carried, e, y0, kept, beta, reference, base, keep, count)
         carried[REDUCED, j] = exp_fraction(carried[REDUCED, j], carried[REDUCED_LOW, j])
     size = 3.0 * beta
     for j in range(count):
-        w, ratio = raised(carried[REDUCED, j], carried[POWER, j], 0.0), e[j]
+        w, ratio = raised(carried[REDUCED, j], carried[POWER, j]), e[j]
         add_weight(lanes, WEIGHT, j, w)
         add(lanes, RATIO, j, w * ratio)
         w_h = w * (base + 3.0 * abs(y0[j]) + size * abs(ratio))

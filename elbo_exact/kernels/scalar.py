@@ -38,6 +38,7 @@ __all__ = [
     "raised",
     "reduced",
     "reduced_difference",
+    "reduced_sum",
     "scale",
     "two_sum",
     "weight",
@@ -132,16 +133,23 @@ def scale(x, exponent):
 
 
 @kernel
-def reduced(x):
-    """(k, r, r_low) with x = k ln2 + r + r_low, k whole, |r| <= 0.3466 and |r_low| <= u |r|, for |x| <= 1500.
+def reduced_sum(x, low):
+    """(k, r, r_low) with x + low = k ln2 + r + r_low, k whole, |r| <= 0.3466 and |r_low| <= u |r|, for |x| <= 1500, |low| <= u |x|.
 
-    LN2_HIGH has 41 fractional bits and |k| < 2**12, so k * LN2_HIGH and its difference to x are exact.
+    LN2_HIGH has 41 fractional bits and |k| < 2**12, so k * LN2_HIGH and its difference to x are exact; k * LN2_LOW - low is below
+    2**-30, and its roundings below 2**-82.
     """
     k = (x * INVERSE_LN2 + ROUND) - ROUND
     r_high = x - k * LN2_HIGH
-    r_low = k * LN2_LOW
+    r_low = k * LN2_LOW - low
     r = r_high - r_low
     return k, r, (r_high - r) - r_low
+
+
+@kernel
+def reduced(x):
+    """``reduced_sum`` of x alone."""
+    return reduced_sum(x, 0.0)
 
 
 @kernel
@@ -185,7 +193,7 @@ def exp(x):
 
 @kernel
 def reduced_difference(x, top):
-    """``reduced`` of t = fl(x - top), and x - top - t, for x <= top; all below ``UNDERFLOW``, -inf too, as ``UNDERFLOW``.
+    """``reduced_sum`` of x - top in full, for x <= top; all below ``UNDERFLOW``, -inf too, as ``UNDERFLOW``.
 
     The operand of the larger size goes first, so that three additions give the rounding error (Dekker 1971).
     """
@@ -193,27 +201,23 @@ def reduced_difference(x, top):
     t = large + small
     low = small - (t - large)
     alive = t > UNDERFLOW
-    k, r, r_low = reduced(t if alive else UNDERFLOW)
-    return k, r, r_low, low if alive else 0.0
+    return reduced_sum(t if alive else UNDERFLOW, low if alive else 0.0)
 
 
 @kernel
-def raised(mantissa, k, low):
-    """mantissa * 2**k * exp(low) for -1078 < k <= 0 and tiny low, to u.
-
-    The exponent is raised by 100, so that only the last product can round a subnormal.
-    """
-    return ((mantissa + mantissa * low) * power_of_two(np.int64(k) + np.int64(100))) * 2.0**-100
+def raised(mantissa, k):
+    """mantissa * 2**k for -1078 < k <= 0; the exponent is raised by 100, so that only the last product can round, a subnormal."""
+    return (mantissa * power_of_two(np.int64(k) + np.int64(100))) * 2.0**-100
 
 
 @kernel
 def weight(x, top):
-    """exp(x - top) for x <= top with the rounding of the difference corrected: relative error 3.1u, subnormals kept.
+    """exp(x - top) for x <= top with the rounding of the difference corrected: relative error 2u, subnormals kept.
 
     Branch-free: -inf and everything below ``UNDERFLOW`` gives exactly 0.
     """
-    k, r, r_low, low = reduced_difference(x, top)
-    return raised(exp_fraction(r, r_low), k, low)
+    k, r, r_low = reduced_difference(x, top)
+    return raised(exp_fraction(r, r_low), k)
 
 
 @kernel

@@ -104,18 +104,18 @@ def log_sums(values, n, weights, sums, lows, known):
             lower = (x < bottom and x > -INF) or x != x  # NaN stays
             known[ROW_TOP, i], known[ROW_BOTTOM, i] = (x if x > top else top), (x if lower else bottom)
     carried = row_tiles()
-    power, rest, rest_low, low = carried[0], carried[1], carried[2], carried[3]
+    power, rest, rest_low = carried[0], carried[1], carried[2]
     width = used_lanes(n)
     clear_rows(sums, lows, width)
     for start in range(0, n, LANES):
         for lane in range(min(LANES, n - start)):
             for i in range(ROWS):
-                power[i], rest[i], rest_low[i], low[i] = reduced_difference(values[start + lane, i], known[ROW_TOP, i])
+                power[i], rest[i], rest_low[i] = reduced_difference(values[start + lane, i], known[ROW_TOP, i])
             for i in range(ROWS):
                 rest[i] = exp_fraction(rest[i], rest_low[i])
             for i in range(ROWS):
                 x, top = values[start + lane, i], known[ROW_TOP, i]
-                w = raised(rest[i], power[i], low[i])
+                w = raised(rest[i], power[i])
                 weights[start + lane, i] = w
                 known[ROW_TIES, i] += 1.0 if x == top else 0.0
                 s, e = two_sum(sums[lane, i], 0.0 if x == top else w)

@@ -23,7 +23,7 @@ import numpy as np
 from elbo_exact.kernels._jit import kernel
 from elbo_exact.kernels.direct import SHARE
 from elbo_exact.kernels.reduce import WEIGHT_ERROR
-from elbo_exact.kernels.scalar import NO_WEIGHT, exp_parts, phi, phi_parts, scale, two_sum
+from elbo_exact.kernels.scalar import NO_WEIGHT, exp_fraction, phi, phi_parts, reduced_sum, scale, two_sum
 from elbo_exact.kernels.tree import ETA, INF, U
 
 ORDINARY = -700.0  # below, a weight nears the subnormals and its block takes the guarded form
@@ -80,8 +80,8 @@ def guarded_weight(x, top):
     t, low = two_sum(x, -top)
     if not t >= NO_WEIGHT:
         return 0.0, np.int64(0), 0.0
-    mantissa, exponent = exp_parts(t)
-    mantissa = mantissa + mantissa * low
+    k, r, r_low = reduced_sum(t, low)
+    mantissa, exponent = exp_fraction(r, r_low), np.int64(k)
     return mantissa, exponent, scale(mantissa, exponent)
 
 
