@@ -42,7 +42,7 @@ def test_values_lie_within_their_bounds(seed: int) -> None:
             assert result.gap_error[0] < 1e-9 * (1.0 + result.gap[0])
 
 
-@pytest.mark.parametrize("order", [3, 5, 101, 301, 999])
+@pytest.mark.parametrize("order", [3, 5, 101, 301, 801, 999])
 @pytest.mark.parametrize("size", [40.0, 400.0, 1e3, 1e14, 1e16, 1e60, 1e200])
 def test_log_ratios_may_be_any_distance_apart(size: float, order: int) -> None:
     rng = np.random.default_rng(3)

@@ -14,7 +14,7 @@ in c, E_q [u**(K-1)/(K-1)!]/E_q T_{K-1}, is at most K: where the ratio h of one 
 1 + (K-1)/x, and x > 1 there because h <= exp(x) x**(K-1)/(K-1)! < K for x <= 1. So the gap is off by at most K x.
 
 **The polynomial.** With v = u/s, s = max(1, max |u|/reach), the powers of v stay in the range. For s = 1 its coefficients are 1/k!;
-for s > 1 they are those of v in (K-1)! s**(1-K) T_{K-1}, whose last is 1. Horner's rule loses at most 2K u of sum |u|**k/k!, and u
+for s > 1 they are those of v in (K-1)! s**(1-K) T_{K-1}, whose last is 1 (or little, if they are many). Horner's rule loses at most 2K u of sum |u|**k/k!, and u
 itself is off by u (|c| + 2 |u|) + delta, which moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much,
 remainders take over.
 
@@ -42,6 +42,7 @@ __all__ = ["N_PERTURBATIVE", "P_EVIDENCE", "P_GAP", "P_NORMALIZER", "P_SINGLE", 
 
 P_GAP, P_EVIDENCE, P_NORMALIZER, P_SINGLE, N_PERTURBATIVE = 0, 2, 4, 5, 6  # columns of a row's results; a value, then its bound
 
+MANY_COEFFICIENTS = 500  # those of more, relative to the last, reach exp(850)
 MOST_COEFFICIENTS = 171  # 1/170! is the last normal inverse of a factorial
 GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
 SERIES_TERMS = 18
@@ -205,8 +206,9 @@ def set_coefficients(coefficients, scale):
         for j in range(1, k):
             coefficients[j] = coefficients[j - 1] / j
         return 0.0, 0.0
-    power, low, size = 0.0, 0.0, 0.0
-    coefficients[k - 1] = 1.0
+    coefficients[k - 1] = 1.0 if k <= MANY_COEFFICIENTS else 2.0**-400
+    power, low = -log(coefficients[k - 1]), 0.0
+    size = abs(power)
     for j in range(k - 1, 0, -1):
         coefficients[j - 1] = coefficients[j] * (j / scale)
         term = log(scale / j)
