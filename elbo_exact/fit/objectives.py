@@ -7,6 +7,7 @@ derivative in the logits of q. The model is pulled along the first, the guide al
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -59,14 +60,15 @@ class Objective(Protocol):
         """(log_q, rows) to what the guide climbs and its derivative, while the model, and the weights at ``log_q``, stand still."""
 
 
-class _OneFunction:
+class _OneFunction(ABC):
     """Objectives whose guide climbs the value itself."""
 
     is_one_function: ClassVar[bool] = True
     takes_weights = True
 
+    @abstractmethod
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
-        raise AssertionError("every objective has its own formula")
+        """Value and derivatives of every row."""
 
     def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
         """The same."""
@@ -204,14 +206,15 @@ class Thermodynamic(_OneFunction):
         return Slopes(found.value, found.value_error, model, guide - q * guide.sum(axis=1, keepdims=True))
 
 
-class _TwoFunctions:
+class _TwoFunctions(ABC):
     """Objectives whose guide climbs sum_z weight(z) log q(z), with weights that stand still meanwhile."""
 
     is_one_function: ClassVar[bool] = False
     takes_weights = True
 
+    @abstractmethod
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
-        raise AssertionError("every objective has its own formula")
+        """Value and derivatives of every row."""
 
     def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
         """The same."""
