@@ -30,7 +30,7 @@ import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.moment import row_weights
-from elbo_exact.kernels.perturbative_root import LARGEST, best_reference, distance_to_root, power_and_bound, reach_of
+from elbo_exact.kernels.perturbative_root import LARGEST, best_reference, distance_to_root, polished
 from elbo_exact.kernels.pivoted import scratch_of, table_row
 from elbo_exact.kernels.points import ABSENT, DELTA, EVIDENCE, N_STATES, NORMALIZER, OFF, SINGLE, open_states
 from elbo_exact.kernels.reduce import WEIGHT_ERROR, merge_log_sums, sum_error
@@ -233,11 +233,9 @@ def even_gap(c, mean, bound, power, off):
 def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
     """(gap, bound) of a row from its log ratios and weights."""
     n, delta, off = e.size, known[DELTA], known[OFF]
-    c = best_reference(e, w, k, start, low, high)
+    c, scale, value, error = polished(e, w, best_reference(e, w, k, start, low, high), k, low, high, delta)
     largest = max(abs(c - low), abs(c - high))  # low = min -e, high = max -e
-    scale = max(1.0, largest / reach_of(k))
-    value, residual, _ = power_and_bound(e, w, c, k, scale, low, high, delta)
-    residual = 1.01 * (abs(value) + residual) / total_w
+    residual, mean, own, power, power_error = 1.01 * (abs(value) + error) / total_w, 0.0, INF, 0.0, 0.0
     if scale > 1.0 or k <= MOST_COEFFICIENTS:
         power, power_error = set_coefficients(coefficients, scale)
         mean, own = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
@@ -246,15 +244,10 @@ def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
         value, bound = even_gap(c, mean, own + last, power, off + power_error)
         if bound <= GOOD * value:
             return value, bound
-        if largest > LARGEST:
-            distance = distance_to_root(e, w, c, k, scale, low, high, delta)
-            return even_gap(c, mean, own, power, off + power_error + k * distance)
-    if largest <= 1.0:
-        rho, bound = small_sums(e, w, c, k, delta)
-        distance = 1.0
-    else:
-        rho, bound = careful_sums(e, w, c, k, delta)
-        distance = distance_to_root(e, w, c, k, scale, low, high, delta)
+    distance = distance_to_root(e, w, c, k, scale, low, high, delta) if largest > 1.0 else INF
+    if largest > LARGEST:
+        return even_gap(c, mean, own, power, off + power_error + k * distance)
+    rho, bound = small_sums(e, w, c, k, delta) if largest <= 1.0 else careful_sums(e, w, c, k, delta)
     outside = exp(-c) / total_w
     rho, bound = rho * outside, bound * outside
     bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA

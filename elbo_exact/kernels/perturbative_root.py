@@ -10,7 +10,7 @@ from elbo_exact.kernels.scalar import exp
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, chain_error, clear, fold, halve
 
-__all__ = ["LARGEST", "best_reference", "distance_to_root", "power_and_bound", "reach_of"]
+__all__ = ["LARGEST", "best_reference", "distance_to_root", "polished"]
 
 NEAR = 2.0**-27  # relative Newton step after which the next one is rounding
 LARGEST = 600.0  # of |e + c|: beyond, powers and exponentials would leave the range together
@@ -74,9 +74,9 @@ def reach_of(k):
 
 @kernel
 def best_reference(e, w, k, start, low, high):
-    """The c between low and high with sum w (e + c)**k = 0, to a few ulps, by Newton steps kept in their bracket; the last is exact."""
-    first, last, scale = low, high, max((high - low) / reach_of(k), 1e-300)
-    c = min(max(start, low), high)
+    """The c between low and high with sum w (e + c)**k = 0, nearly, by rough Newton steps kept in their bracket."""
+    scale = max((high - low) / reach_of(k), 1e-300)
+    first, last, c = low, high, min(max(start, low), high)
     for step in range(200):
         value, slope = rough_power(e, w, c, k, scale)
         if value == 0.0 or high - low <= 4.0 * U * max(abs(low), abs(high)):
@@ -90,8 +90,7 @@ def best_reference(e, w, k, start, low, high):
             c = low + 0.5 * (high - low)
             if c == before:
                 break
-    value, _, slope = mean_power(e, w, c, k, scale)
-    return min(max(c - value / (k * slope) * scale, first), last) if slope > 0.0 else c
+    return min(max(c, first), last)
 
 
 @kernel
@@ -104,17 +103,32 @@ def power_and_bound(e, w, c, k, scale, low, high, delta):
 
 
 @kernel
+def polished(e, w, c, k, low, high, delta):
+    """(c after an exact Newton step, scale, sum w v**k there, bound on its error); the sum is compiled once."""
+    scale, value, error = 1.0, 0.0, 0.0
+    for step in range(2):
+        scale = max(1.0, max(abs(c - low), abs(c - high)) / reach_of(k))
+        value, error, slope = power_and_bound(e, w, c, k, scale, low, high, delta)
+        if step == 0 and slope > 0.0:
+            c = min(max(c - value / (k * slope) * scale, low), high)
+    return c, scale, value, error
+
+
+@kernel
 def distance_to_root(e, w, c, k, scale, low, high, delta):
-    """Bound on |c - root| by the signs on both sides, INF where doubles do not show them."""
-    value, error, slope = power_and_bound(e, w, c, k, scale, low, high, delta)
-    step = 2.0 * (abs(value) + error) / (k * slope) * scale if slope > 0.0 else INF
-    for _ in range(100):
+    """Bound on |c - root| by the signs left and right of c, INF where doubles do not show them; the sum is compiled once."""
+    place, step, is_below = c, 0.0, False
+    for turn in range(200):
+        value, error, slope = power_and_bound(e, w, place, k, scale, low, high, delta)
+        if turn == 0:
+            step = 2.0 * (abs(value) + error) / (k * slope) * scale if slope > 0.0 else INF
+        elif turn % 2 == 1:
+            is_below = value < -error
+        elif is_below and value > error:
+            return 1.01 * max(c - (c - step), (c + step) - c)
+        else:
+            step *= 2.0
         if not step < high - low:
             break
-        left, right = c - step, c + step
-        below, below_error, _ = power_and_bound(e, w, left, k, scale, low, high, delta)
-        above, above_error, _ = power_and_bound(e, w, right, k, scale, low, high, delta)
-        if below < -below_error and above > above_error:
-            return 1.01 * max(c - left, right - c)
-        step *= 2.0
+        place = c + step if turn % 2 == 1 else c - step
     return INF
