@@ -275,7 +275,11 @@ MUTANTS = (
     mutant(
         "M19a",
         "rounding error of an overflowed difference used in a weight",
-        (SCALAR, "return reduced_sum(t if alive else UNDERFLOW, low if alive else 0.0)", "return k, r, r_low, low"),
+        (
+            SCALAR,
+            "return reduced_sum(t if alive else UNDERFLOW, low if alive else 0.0)",
+            "return reduced_sum(t if alive else UNDERFLOW, low)",
+        ),
     ),
     mutant(
         "M19b",
