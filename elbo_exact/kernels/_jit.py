@@ -195,7 +195,7 @@ class Announcing:
         return self._compiler.compile(arguments, return_type)
 
 
-@overload
+@overload  # two types of one function, whose docstring is below
 def kernel(signature_or_function: Function, /) -> Function: ...
 @overload
 def kernel(signature_or_function: Any, /) -> Callable[[Function], Function]: ...
