@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._evidence_rows import evidence_of_rows
 from elbo_exact._parallel import TASK_ENTRIES, chunk_ranges, row_ranges, run
 from elbo_exact._validate import (
     NORMALIZER_TOLERANCE,
@@ -29,7 +30,6 @@ from elbo_exact.kernels.reduce import (
     UNDECIDED,
     log_evidence_chunks,
     log_evidence_from_chunks,
-    log_evidence_rows,
 )
 from elbo_exact.kernels.rows import (
     N_OUTPUTS,
@@ -42,11 +42,19 @@ from elbo_exact.kernels.rows import (
     row_chunks,
     row_from_chunks,
 )
-from elbo_exact.kernels.short import short_audit_rows, short_gap_rows, short_log_evidence_rows
-from elbo_exact.kernels.tiles import SHORT, SHORT_DIRECT, SHORT_EVIDENCE
+from elbo_exact.kernels.short import short_audit_rows, short_gap_rows
+from elbo_exact.kernels.tiles import SHORT, SHORT_DIRECT
 from elbo_exact.kernels.tree import CHUNK
 
-__all__ = ["check_arithmetic", "direct_results", "evidence_results", "pair_results", "pivoted_results", "refuse_rows", "shaped"]
+__all__ = [
+    "check_arithmetic",
+    "direct_results",
+    "evidence_results",
+    "pair_results",
+    "pivoted_results",
+    "refuse_rows",
+    "shaped",
+]
 
 _SMALLEST, _NORMAL, _HALF, _ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0  # variables: literals would be folded at compile time
 NAN_POLICIES = ("raise", "propagate")
@@ -184,20 +192,9 @@ def _some(a: FloatArray, b: FloatArray, rows: Any) -> tuple[FloatArray, FloatArr
     return (a[rows] if len(a) > 1 else a), (b[rows] if len(b) > 1 else b)
 
 
-@np.errstate(all="ignore")
 def _evidence_task(rows: FloatArray) -> FloatArray:
     check_arithmetic()
-    out = np.empty((len(rows), 3))
-    if rows.shape[1] > SHORT_EVIDENCE:
-        log_evidence_rows(rows, 0, len(rows), out)
-        return out
-    short_log_evidence_rows(rows, 0, len(rows), out)
-    rest = np.flatnonzero(out[:, 2] == UNDECIDED)
-    if rest.size:
-        again = np.empty((rest.size, 3))
-        log_evidence_rows(rows[rest], 0, rest.size, again)
-        out[rest] = again
-    return out
+    return evidence_of_rows(rows)
 
 
 @np.errstate(all="ignore")
@@ -246,7 +243,7 @@ def _direct_task(a: FloatArray, b: FloatArray, n_rows: int, upper: bool) -> Floa
         out[rest] = _pair_task(*_some(a, b, rest), rest.size, upper)[:, [value, OUT_NORMALIZER, OUT_STATUS]]
     rest = np.flatnonzero(out[:, D_STATUS] == UNORDERED)
     if rest.size:
-        evidence = _evidence_task(_some(a, b, rest)[0])
+        evidence = evidence_of_rows(_some(a, b, rest)[0])
         out[rest, D_VALUE], out[rest, D_STATUS] = np.minimum(out[rest, D_VALUE], evidence[:, 0]), OK
     return out
 

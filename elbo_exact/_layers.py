@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import integer, one_of
+from elbo_exact.kernels.softmax import log_softmax_pullback, log_softmax_rows, tanh_pullback, tanh_values
+from elbo_exact.kernels.tiles import SHORT
 
 __all__ = ["ACTIVATIONS", "Perceptron", "activate", "affine", "log_softmax"]
 
@@ -40,16 +43,26 @@ def affine(x: Array, weight: Array, bias: Array) -> tuple[Array, MLPPullback]:
 
 
 def _tanh(x: Array) -> Array:
-    return np.tanh(x, out=x)
+    if x.dtype != np.float64 or not x.flags.c_contiguous:
+        return np.tanh(x, out=x)
+    tanh_values(x.reshape(-1))  # five times as fast as NumPy without AVX-512
+    return x
 
 
-def _tanh_slope(y: Array) -> Array:
-    slope: Array = y * y
-    return np.subtract(1.0, slope, out=slope)
+def _tanh_pullback(y: Array, cotangent: Array) -> Array:
+    if y.dtype != np.float64 or not (y.flags.c_contiguous and cotangent.flags.c_contiguous):
+        return np.asarray(cotangent * (1.0 - y * y))
+    out = np.empty_like(y)
+    tanh_pullback(y.reshape(-1), cotangent.reshape(-1), out.reshape(-1))
+    return out
 
 
 def _relu(x: Array) -> Array:
     return np.maximum(x, 0.0, out=x)
+
+
+def _relu_pullback(y: Array, cotangent: Array) -> Array:
+    return np.asarray((y > 0.0) * cotangent)
 
 
 def _softplus(x: Array) -> Array:
@@ -61,16 +74,17 @@ def _softplus(x: Array) -> Array:
     return np.add(x, rest, out=x)
 
 
-def _softplus_slope(y: Array) -> Array:
+def _softplus_pullback(y: Array, cotangent: Array) -> Array:
     slope = np.expm1(-y)  # the logistic function of x is 1 - exp(-softplus(x))
-    return np.negative(slope, out=slope)
+    np.negative(slope, out=slope)
+    return np.multiply(slope, cotangent, out=slope)
 
 
-# name: value (overwrites its argument), and derivative as a function of the value
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (_tanh, _tanh_slope),
-    "relu": (_relu, lambda y: (y > 0.0).astype(y.dtype)),
-    "softplus": (_softplus, _softplus_slope),
+# name: value (overwrites its argument), and pullback of a cotangent at a value
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
+    "tanh": (_tanh, _tanh_pullback),
+    "relu": (_relu, _relu_pullback),
+    "softplus": (_softplus, _softplus_pullback),
 }
 
 
@@ -83,14 +97,9 @@ def activate(name: str, x: Array) -> tuple[Array, Pullback]:
     >>> value.round(4).tolist(), pullback(np.ones(3)).tolist()
     ([0.0, 0.6931, 800.0], [0.0, 0.5, 1.0])
     """
-    function, slope = ACTIVATIONS[name]
+    function, back = ACTIVATIONS[name]
     value = function(x)
-
-    def pullback(cotangent: Array) -> Array:
-        factor = slope(value)
-        return np.multiply(factor, cotangent, out=factor)
-
-    return value, pullback
+    return value, partial(back, value)
 
 
 def log_softmax(logits: Array) -> tuple[Array, Pullback]:
@@ -102,6 +111,18 @@ def log_softmax(logits: Array) -> tuple[Array, Pullback]:
     >>> np.exp(value).round(4).tolist(), pullback(np.array([[1.0, 0.0]])).round(4).tolist()
     ([[0.25, 0.75]], [[0.75, -0.75]])
     """
+    width = logits.shape[-1]
+    if width <= SHORT:  # a third of NumPy's time without AVX-512
+        rows = np.ascontiguousarray(logits, np.float64).reshape(-1, width)
+        table = np.empty_like(rows)
+        log_softmax_rows(rows, table)
+
+        def short_pullback(cotangent: Array) -> Array:
+            out = np.empty_like(table)
+            log_softmax_pullback(table, np.ascontiguousarray(cotangent, np.float64).reshape(-1, width), out)
+            return out.reshape(logits.shape)
+
+        return table.reshape(logits.shape), short_pullback
     shifted = logits - logits.max(axis=-1, keepdims=True)
     value = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

@@ -41,6 +41,8 @@ NORMALIZER_TOLERANCE = 1e-6  # |log sum q| accepted as "normalized": float32 sim
 
 def real_array(values: npt.ArrayLike, name: str) -> FloatArray:
     """Any real array (NumPy, torch CPU, JAX, pandas, lists) as aligned C-contiguous native float64, unchanged in value."""
+    if type(values) is np.ndarray and values.dtype == np.float64 and values.flags.c_contiguous and values.flags.aligned:
+        return values
     array = np.asanyarray(_on_the_cpu(values, name)) if not isinstance(values, np.ndarray) else values
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name}: masked arrays are not supported; set masked states to -inf.")

@@ -15,7 +15,8 @@ from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import fit_em
 from elbo_exact.fit.table import expected_by_table, posterior_and_error
 from elbo_exact.models import Mixture
-from elbo_exact.models._fused import BLOCK, TASK
+from elbo_exact.models._fused import TASK_ROWS
+from elbo_exact.models._fused_categorical import BLOCK
 from elbo_exact.models._fused_gaussian import WIDE
 from elbo_exact.models._moved import evidence_change
 
@@ -92,9 +93,7 @@ def test_the_bounds_of_log_evidence_hold_against_ball_arithmetic() -> None:
             assert abs(exact - float(found.log_evidence[0])).upper() <= found.error[0]
 
 
-@pytest.mark.parametrize(
-    ("x", "model"), [gaussian(BLOCK * TASK + 77, 3, 3, "full"), gaussian(BLOCK * TASK + 77, WIDE, 2, "full")]
-)
+@pytest.mark.parametrize(("x", "model"), [gaussian(TASK_ROWS + 77, 3, 3, "full"), gaussian(TASK_ROWS + 77, WIDE, 2, "full")])
 def test_threads_and_processes_leave_the_bits(x: Any, model: Mixture) -> None:
     counts = np.ones(len(x))
     with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1) as processes:
@@ -195,7 +194,7 @@ def test_a_category_lost_is_exact_and_one_won_is_left_to_tables() -> None:
 
 
 def test_changes_have_the_same_bits_on_threads() -> None:
-    x, model = mixed(BLOCK * TASK + 77)
+    x, model = mixed(TASK_ROWS + 77)
     with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1) as processes:
         found = [
             model.log_evidence_change_and_error(nudged(model, 0.1), x, executor) for executor in (None, threads, processes)

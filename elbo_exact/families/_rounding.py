@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from elbo_exact._validate import FloatArray
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, simplex_change
+from elbo_exact.families._simplex import LogSimplex, U, simplex_change
+from elbo_exact.kernels.simplex import squared_errors
 
 __all__ = ["PriorTable", "log_prior", "log_prior_change", "rounding_loss", "summed_change"]
 
@@ -67,10 +68,8 @@ def rounding_loss(counts: Iterable[FloatArray], relative_error: float) -> float:
     """
     total = 0.0
     for table in counts:
-        sums = table.sum(axis=-1, keepdims=True)
-        used = table > 0.0
-        log_share = np.log(np.where(used, table, 1.0)) - np.log(np.where(used, sums, 1.0))
-        log_size = np.where(log_share < -700.0, 2000.0, np.abs(log_share))  # |log| of any two doubles adds up to at most 1455
-        error = 2.0 * relative_error + (table.shape[-1] + 2) * U + LIBM * log_size
-        total += float(np.sum(np.where(used, table * error**2, 0.0)))
+        out, rows = np.empty(1), np.ascontiguousarray(table, np.float64).reshape(-1, table.shape[-1])
+        with np.errstate(all="ignore"):
+            squared_errors(rows, 2.0 * relative_error + (table.shape[-1] + 2) * U, out)
+        total += float(out[0])
     return 0.52 * total

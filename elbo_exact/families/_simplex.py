@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._evidence_rows import evidence_of_rows
 from elbo_exact._validate import NORMALIZER_TOLERANCE, FloatArray, raise_bad_entry, real_array
 from elbo_exact.errors import LogTableError
-from elbo_exact.kernels.reduce import log_evidence_rows
+from elbo_exact.kernels.simplex import maximized_rows, normalized_rows
 
 __all__ = [
     "LIBM",
@@ -51,19 +52,21 @@ def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
         )
     if not (table < np.inf).all():
         raise_bad_entry(table, name)
-    log_sums, bounds = _log_normalizers(table)
-    if (np.abs(log_sums) > NORMALIZER_TOLERANCE).any():
+    known = evidence_of_rows(table.reshape(-1, table.shape[-1]))
+    if (np.abs(known[:, 0]) > NORMALIZER_TOLERANCE).any():
+        log_sums = known[:, 0].reshape(table.shape[:-1])
         index = tuple(map(int, np.argwhere(np.abs(log_sums) > NORMALIZER_TOLERANCE)[0]))
-        place = f" at index {index[:-1]}" if n_axes > 1 else ""
+        place = f" at index {index}" if n_axes > 1 else ""
         raise LogTableError(
             f"{name} sums to {float(np.exp(log_sums[index])):.3g}{place}; expected 1 (within 1e-6); "
             "pass logarithms of normalized probabilities.",
             name,
             float(log_sums[index]),
         )
-    value = table - log_sums
-    # the normalizer's own bound, and one rounding of the difference
-    error = np.where(value > -np.inf, 1.01 * (bounds + U * np.abs(value)), 0.0)
+    value, error = np.empty_like(table), np.empty_like(table)
+    normalized_rows(
+        table.reshape(-1, table.shape[-1]), known, value.reshape(known.shape[0], -1), error.reshape(known.shape[0], -1)
+    )
     for part in (table, value, error):
         part.flags.writeable = False
     return LogSimplex(table, value, error)
@@ -71,7 +74,7 @@ def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
 
 def renormalized(table: FloatArray) -> FloatArray:
     """Logarithms minus their log sum exp over the last axis: log probabilities of any finite total."""
-    return np.asarray(table - _log_normalizers(np.ascontiguousarray(table))[0])
+    return np.asarray(table - _log_sums(table))
 
 
 def simplex_change(old: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -105,13 +108,11 @@ def maximized(old: FloatArray, counts: FloatArray) -> FloatArray:
 
     Structural zeros of ``old`` stay; a category never seen becomes one; a row without any count keeps its old parameters.
     """
-    allowed = np.where(old > -np.inf, counts, 0.0)
-    total = allowed.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
-        share = allowed / total
-        # a share below the normal doubles has lost digits: there the logarithms are subtracted
-        logs = np.where(share < 2.0**-1022, np.log(allowed) - np.log(total), np.log(share))
-        return np.asarray(np.where(total > 0.0, logs, old))
+    shape = -1, old.shape[-1]
+    rows, out = np.ascontiguousarray(counts, np.float64).reshape(shape), np.empty(old.shape)
+    with np.errstate(all="ignore"):
+        maximized_rows(np.ascontiguousarray(old).reshape(shape), rows, out.reshape(shape))
+    return out
 
 
 def simplex_pullback(simplex: LogSimplex, counts: FloatArray) -> FloatArray:
@@ -124,7 +125,7 @@ def uniform_simplex(pattern: FloatArray, rng: np.random.Generator) -> FloatArray
     """Log probabilities uniform on the simplex of the categories that ``pattern`` allows: normalized exponential variables."""
     with np.errstate(divide="ignore"):
         draws = np.where(pattern > -np.inf, np.log(rng.standard_exponential(pattern.shape)), -np.inf)
-    return draws - _log_normalizers(draws)[0]
+    return draws - _log_sums(draws)
 
 
 def gathered(table: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
@@ -136,7 +137,9 @@ def gathered(table: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
 
 def pseudo_count_table(pseudo_counts: npt.ArrayLike | None, shape: tuple[int, ...], name: str) -> FloatArray:
     """Counts of imaginary observations, broadcast to the shape of the parameters they belong to; None is 0."""
-    counts: Any = real_array(0.0 if pseudo_counts is None else pseudo_counts, name)
+    if pseudo_counts is None:
+        return np.zeros(shape)
+    counts: Any = real_array(pseudo_counts, name)
     if counts.shape != shape:
         try:
             counts = np.broadcast_to(counts, shape)
@@ -156,11 +159,7 @@ def draw(log_probabilities: FloatArray, rows: npt.NDArray[np.int64], rng: np.ran
     return np.asarray(np.minimum(found, last[rows]))  # rounding must not reach a category beyond the last possible one
 
 
-def _log_normalizers(table: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """log sum exp over the last axis, kept with length 1, and its error bound."""
-    rows = table.reshape(-1, table.shape[-1])
-    out = np.empty((len(rows), 3))
-    with np.errstate(all="ignore"):
-        log_evidence_rows(rows, 0, len(rows), out)
-    shape = (*table.shape[:-1], 1)
-    return out[:, 0].reshape(shape), out[:, 1].reshape(shape)
+def _log_sums(table: FloatArray) -> FloatArray:
+    """log sum exp over the last axis, kept with length 1."""
+    rows = np.ascontiguousarray(table).reshape(-1, table.shape[-1])
+    return evidence_of_rows(rows)[:, 0].reshape(*table.shape[:-1], 1)

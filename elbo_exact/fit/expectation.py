@@ -28,6 +28,7 @@ class Observations:
     counts: FloatArray
     prior: Any
     executor: Any
+    coded: Any = None  # what the model's passes over these rows share, if it says so by ``coded(x)``
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,8 @@ class Expectation:
 def expectation(model: Any, data: Observations) -> Expectation:
     """The E-step: the model's own ``expectation(x, counts, executor)`` if it has one, else by a posterior table."""
     own = getattr(model, "expectation", None)
-    expected = None if own is None else own(data.x, data.counts, data.executor)
+    coded = {} if data.coded is None else {"coded": data.coded}
+    expected = None if own is None else own(data.x, data.counts, data.executor, **coded)
     if expected is None:
         expected = expected_by_table(model, data.x, data.counts, data.executor)
     objective, error = weighted_sum(data.counts, expected.log_evidence, expected.error)
@@ -79,7 +81,7 @@ def weighted_sum(counts: FloatArray, values: FloatArray, errors: FloatArray) -> 
         total = math.fsum((counts * values).tolist())
         return total, 0.0 if total == -math.inf else math.inf
     n_rows = len(counts)
-    spread = float((counts * errors).sum()) + (U + (n_rows * U) ** 2) * size
+    spread = float(counts @ errors) + (U + (n_rows * U) ** 2) * size
     return total, 1.01 * (spread + U * abs(total) + n_rows * ETA)
 
 
@@ -99,7 +101,8 @@ def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, pr
     if not used.any():
         raise LogTableError("weights must hold at least one positive count; got only zeros.", "weights")
     kept = rows[used] if isinstance(rows, np.ndarray) else [row for row, keep in zip(rows, used, strict=True) if keep]
-    data = Observations(kept, counts[used], prior, executor)
+    coded = model.coded(kept) if hasattr(model, "coded") else None
+    data = Observations(kept, counts[used], prior, executor, coded)
     if possible is None:
         possible = np.ones(n_rows, dtype=bool)
         possible[used] = expectation(model, data).log_evidence > -np.inf

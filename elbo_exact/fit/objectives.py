@@ -20,11 +20,12 @@ from elbo_exact._validate import FloatArray, integer
 from elbo_exact.evidence import posterior
 from elbo_exact.importance import curve, gradient_moments, resampling_law
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_EVIDENCE
+from elbo_exact.kernels.softmax import elbo_slopes
+from elbo_exact.kernels.tiles import SHORT
 from elbo_exact.variational import gradient_results
 
 __all__ = ["Elbo", "ForwardKL", "ImportanceWeighted", "Objective", "Renyi", "ReweightedWakeSleep", "Slopes", "Thermodynamic"]
 
-LOWEST = -1e8  # below every log q that has weight
 Potential = Callable[[FloatArray, Any], tuple[FloatArray, FloatArray]]
 
 
@@ -101,12 +102,13 @@ class Elbo(_OneFunction):
         return Slopes(results[:, OUT_ELBO].copy(), results[:, OUT_ELBO + 1].copy(), _exp(log_q), slope)
 
     def plain(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
-        """Five passes of NumPy instead of the engine: a tenth of the time on batches of a hundred short rows."""
-        q = _exp(log_q)
-        terms = np.where(q > 0.0, q * (log_joint - np.maximum(log_q, LOWEST)), 0.0)
-        value = terms.sum(axis=1)
-        terms -= q * value[:, None]
-        return Slopes(value, np.full(len(value), np.inf), q, terms)
+        """Short rows in one pass that bounds nothing, for batches a twentieth of the engine's time."""
+        n_rows, n_states = log_q.shape
+        if n_states > SHORT:
+            return self(log_joint, log_q)
+        value, q, slope = np.empty(n_rows), np.empty(log_q.shape), np.empty(log_q.shape)
+        elbo_slopes(np.ascontiguousarray(log_joint), np.ascontiguousarray(log_q), value, q, slope)
+        return Slopes(value, np.full(n_rows, np.inf), q, slope)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Joint:
     def __init__(self, walker: Walker, start: Bound) -> None:
         self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
         self.logs = LogParameters(start.model)
-        self.linear = linear_mixture(start.model, walker.data.x)
+        self.linear = linear_mixture(start.model, walker.data.x, walker.plan.batch_size)
 
     def step(self, point: Bound) -> Step:
         """Both along the gradient."""
@@ -142,8 +142,8 @@ class Joint:
         # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
         evaluate = data.objective if self.walker.plan.optimizer is None else data.objective.plain
         found = evaluate(log_joint, log_q)
-        value, cotangent = _mean(found.value, found.guide, counts)
-        return value, np.concatenate([back(cotangent), pull(_mean(found.value, found.model, counts)[1])])
+        shares = _Shares(counts)
+        return shares.mean(found.value), np.concatenate([back(shares.of(found.guide)), pull(shares.of(found.model))])
 
     def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
         """The log table of a batch and the way back, without a model object where the model is a matrix product."""
@@ -159,8 +159,8 @@ def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:
     def slope(params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
         x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
         log_q, back = guide.with_params(params).forward(x)
-        value, cotangent = _mean(*potential(log_q, batch), counts)
-        return value, back(cotangent)
+        (value, slopes), shares = potential(log_q, batch), _Shares(counts)
+        return shares.mean(value), back(shares.of(slopes))
 
     return slope
 
@@ -177,9 +177,23 @@ def natural_slope(guide: Any, slope: Slope, data: Rows) -> Slope:
     return natural
 
 
-def _mean(values: FloatArray, slopes: FloatArray, counts: FloatArray) -> tuple[float, FloatArray]:
-    used, share = counts > 0.0, counts / max(counts.sum(), 1e-300)
-    return math.fsum((share[used] * values[used]).tolist()), np.where(used[:, None], share[:, None] * slopes, 0.0)
+class _Shares:
+    """Rows of a batch by their counts; one without weight adds nothing, not even an infinity."""
+
+    def __init__(self, counts: FloatArray) -> None:
+        self.share = counts / max(counts.sum(), 1e-300)
+        self.unused = None if counts.min() > 0.0 else counts == 0.0
+
+    def mean(self, values: FloatArray) -> float:
+        """Mean of a value per row."""
+        return float(self.share @ (values if self.unused is None else np.where(self.unused, 0.0, values)))
+
+    def of(self, slopes: FloatArray) -> FloatArray:
+        """Slopes of the mean."""
+        product: FloatArray = slopes * self.share[:, None]
+        if self.unused is not None:
+            product[self.unused] = 0.0
+        return product
 
 
 def refuse_training(objective: Objective, training: str) -> None:

@@ -165,7 +165,10 @@ class Amortized:
         rows = real_array(x, "x")
         if rows.ndim != 2 or rows.shape[1] != self.network.sizes[0]:
             raise LogTableError(f"x must have shape (N, {self.network.sizes[0]}); got {rows.shape}.", "x", rows.shape)
-        if not np.isfinite(rows).all():
+        flat = rows.reshape(-1)
+        with np.errstate(all="ignore"):
+            square = flat @ flat  # one product sees NaN and infinities sooner than a test of every entry
+        if not np.isfinite(square) and not np.isfinite(rows).all():
             row = int((~np.isfinite(rows)).any(axis=1).argmax())
             raise LogTableError(f"x must be finite for a network; row {row} is not; fill in missing values.", "x", row)
         return rows

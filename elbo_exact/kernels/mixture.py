@@ -15,6 +15,7 @@ __all__ = [
     "diagonal_sums",
     "moments",
     "responsibilities",
+    "tile_posteriors",
     "triangular_densities",
     "triangular_sums",
     "weighted_total",
@@ -168,47 +169,59 @@ def triangular_sums(columns, means, weights, deviations, totals, first_sums, sec
                     line[j + 3] += folded(e)
 
 
+@kernel
+def tile_posteriors(errors, counts, table, first, known):
+    """`responsibilities` of ROWS rows from ``first`` on."""
+    n_states, last, tiles = table.shape[0], first + ROWS, row_tiles()
+    top, total, mean_error, worst = tiles[0], tiles[1], tiles[2], tiles[3]
+    for i in range(ROWS):
+        top[i], total[i], mean_error[i], worst[i] = -INF, 0.0, 0.0, 0.0
+    for k in range(n_states):
+        row = table[k, first:last]
+        for i in range(ROWS):
+            top[i] = row[i] if row[i] > top[i] else top[i]
+    for k in range(n_states):
+        row = table[k, first:last]
+        fixed, relative = errors[0, k], errors[1, k]
+        for i in range(ROWS):
+            x = row[i]
+            alive = x > top[i] + NEGLIGIBLE
+            w = weight(x if alive else top[i], top[i])
+            w = w if alive else 0.0
+            error = fixed + relative * abs(x)
+            error = error if alive else 0.0
+            worst[i] = error if error > worst[i] else worst[i]
+            mean_error[i] += w * error
+            total[i] += w
+            row[i] = w
+    given = counts[first:last]
+    for i in range(ROWS):
+        mean_error[i] = 1.02 * (mean_error[i] / total[i])
+        top[i] = top[i] + log_of_sum(total[i], 0.0)
+        total[i] = given[i] / total[i]
+        worst[i] = 1.01 * (worst[i] + mean_error[i]) + (2.0 * n_states + 14.0) * U
+        mean_error[i] = 1.01 * (mean_error[i] + (3.0 * n_states + 6.0 + abs(top[i])) * U)
+    for k in range(n_states):
+        row = table[k, first:last]
+        for i in range(ROWS):
+            row[i] *= total[i]
+    for part in range(4):
+        lanes, kept = tiles[part], known[part, first:last]
+        for i in range(ROWS):
+            kept[i] = lanes[i]
+
+
 @kernel(void(TABLE, ROW, OUT2, OUT2))
 def responsibilities(errors, counts, table, known):
     """Posteriors times counts in place of log joints (K, n); known[:, n] = log evidence, count / sum, error bound of the log
-    evidence, relative error of the posteriors.
+    evidence, relative error of the posteriors; ROWS divides n.
 
     Log joints are off by at most errors[0, k] + errors[1, k] * |log joint|. exp with its difference rounds by 3.1 u, K additions by u
     each, the log (of at most K) by 1.4 u of itself, so the log evidence by u (2 K + 4 + |log evidence|), and by the mean error of
     the log joints; a posterior by twice the first, one division and one product.
     """
-    n_states, n_rows = table.shape
-    top, total, mean_error, worst = known[0], known[1], known[2], known[3]
-    for n in range(n_rows):
-        top[n], total[n], mean_error[n], worst[n] = -INF, 0.0, 0.0, 0.0
-    for k in range(n_states):
-        row = table[k]
-        for n in range(n_rows):
-            top[n] = row[n] if row[n] > top[n] else top[n]
-    for k in range(n_states):
-        row = table[k]
-        fixed, relative = errors[0, k], errors[1, k]
-        for n in range(n_rows):
-            x = row[n]
-            alive = x > top[n] + NEGLIGIBLE
-            w = weight(x if alive else top[n], top[n])
-            w = w if alive else 0.0
-            error = fixed + relative * abs(x)
-            error = error if alive else 0.0
-            worst[n] = error if error > worst[n] else worst[n]
-            mean_error[n] += w * error
-            total[n] += w
-            row[n] = w
-    for n in range(n_rows):
-        mean_error[n] = 1.02 * (mean_error[n] / total[n])
-        top[n] = top[n] + log_of_sum(total[n], 0.0)
-        total[n] = counts[n] / total[n]
-        worst[n] = 1.01 * (worst[n] + mean_error[n]) + (2.0 * n_states + 14.0) * U
-        mean_error[n] = 1.01 * (mean_error[n] + (3.0 * n_states + 6.0 + abs(top[n])) * U)
-    for k in range(n_states):
-        row = table[k]
-        for n in range(n_rows):
-            row[n] *= total[n]
+    for first in range(0, table.shape[1], ROWS):
+        tile_posteriors(errors, counts, table, first, known)
 
 
 @kernel(void(ROW, ROW, OUT))

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._evidence_rows import evidence_of_rows
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.families._simplex import LIBM, LogSimplex, U, draw, log_simplex
-from elbo_exact.kernels.reduce import log_evidence_rows
 from elbo_exact.models._expected import Expected, Posterior
 from elbo_exact.space import MAX_BYTES, LatentSpace, count_text, refuse_above
 
@@ -143,8 +143,7 @@ def _chunks(model: Any, n_rows: int) -> Iterator[slice]:
 def _posterior(model: Any, x: npt.ArrayLike) -> Posterior:
     """Log evidence and posterior of a few rows; a table moved by t <= SMALL moves log sum exp by at most 1.01 sum p t."""
     table, table_error = model.log_joint_and_error(x)
-    out = np.empty((len(table), 3))
-    log_evidence_rows(table, 0, len(table), out)
+    out = evidence_of_rows(table)
     evidence, bound = out[:, :1], out[:, 1:2]
     with np.errstate(invalid="ignore"):
         logs = np.where(table > -np.inf, table - evidence, -np.inf)

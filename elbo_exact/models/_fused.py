@@ -1,7 +1,7 @@
-"""E-steps of mixtures without a posterior table: block by block from densities to sufficient statistics.
+"""E-steps of mixtures without a posterior table: task by task from densities to sufficient statistics.
 
 For mixtures of `Bernoulli` and `Categorical` columns, and of one `Gaussian`, on data that `Mixture.observations` has checked. Everything
-else, and rows that are impossible or beyond the range of doubles, are left to tables. Blocks have a fixed size and are added in
+else, and rows that are impossible or beyond the range of doubles, are left to tables. Tasks have a fixed size and are added in
 order, so the bits do not depend on threads.
 """
 
@@ -15,91 +15,63 @@ import numpy.typing as npt
 
 from elbo_exact._parallel import run
 from elbo_exact._validate import FloatArray
-from elbo_exact.families import Bernoulli, Categorical, Gaussian
+from elbo_exact.families import Gaussian
 from elbo_exact.families._simplex import LogSimplex, U
-from elbo_exact.kernels.mixture import responsibilities
-from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models import _fused_categorical, _fused_gaussian
 from elbo_exact.models._expected import Expected
-from elbo_exact.models._scratch import scratch
+from elbo_exact.models._patterns import Patterns, patterns
 
-__all__ = ["BLOCK", "LOWEST", "SMALL", "TASK", "Plan", "fused_expectation", "padded", "plan_of"]
+__all__ = ["LOWEST", "SMALL", "TASK_ROWS", "Plan", "fused_expectation", "plan_of"]
 
-BLOCK = 1024  # rows
-TASK = 16  # blocks of a task
+TASK_ROWS = 16_384  # a multiple of the blocks of both kinds
 LOWEST = -1e7  # below it rows may be impossible
 SMALL = 1e-3  # as in fit.table: where first-order errors are trusted
 
 
 class Plan(NamedTuple):
-    """Compiled densities and sums of one model: what they need, and what becomes of the sums."""
+    """The E-step of one model on some rows, in tasks."""
 
-    block: Callable[..., tuple[Any, Any]]  # (columns, constants) -> log joints of the block, and what adds its sums
-    constants: tuple[Any, ...]
+    rows: npt.NDArray[Any]  # of which each task gets a slice
+    task: Callable[..., Any]  # (errors, constants, rows, counts) -> known columns of every row (4, n), list of sums
     errors: FloatArray  # (2, K): a log joint is off by at most errors[0] + errors[1] * |log joint|
+    constants: tuple[Any, ...]
     shapes: tuple[tuple[int, ...], ...]  # of the sums
-    finish: Callable[..., tuple[Any, float] | None] | None  # sums -> statistics, relative error; None if they cancel
+    additions: int  # most in any sum of a task
+    finish: Callable[..., tuple[Any, float] | None]  # sums, relative error -> statistics, relative error; None if they cancel
 
 
 def fused_expectation(
-    shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any], counts: FloatArray, executor: Any
+    shares: LogSimplex,
+    components: tuple[Any, ...],
+    x: npt.NDArray[Any],
+    counts: FloatArray,
+    executor: Any,
+    coded: Patterns | None = None,
 ) -> Expected | None:
     """The E-step of a mixture, or None if its tables have to be made."""
-    plan = plan_of(shares, components, x)
+    plan = plan_of(shares, components, x, coded)
     if plan is None:
         return None
-    step = BLOCK * TASK
-    task = plan._replace(finish=None)  # a closure does not travel
-    calls = [(task, x[first : first + step], counts[first : first + step]) for first in range(0, len(x), step)]
-    parts = run(_task, calls, executor)
-    known = np.concatenate([part[0] for part in parts], axis=1)
-    log_evidence, error, worst = known[0], known[2], float(known[3].max())
-    if not ((log_evidence > LOWEST) & (log_evidence < np.inf)).all() or not worst < SMALL:
+    tasks = [slice(first, first + TASK_ROWS) for first in range(0, len(x), TASK_ROWS)]
+    parts = run(plan.task, [(plan.errors, plan.constants, plan.rows[rows], counts[rows]) for rows in tasks], executor)
+    log_evidence, error = (np.concatenate([part[0][row] for part in parts]) for row in (0, 2))
+    worst = max(float(part[0][3].max()) for part in parts)
+    if not (log_evidence.min() > LOWEST and log_evidence.max() < np.inf and worst < SMALL):  # NaN is neither
         return None
     sums = [np.zeros(shape) for shape in plan.shapes]
     for part in parts:
         for total, more in zip(sums, part[1], strict=True):
             total += more
-    # a sum over blocks of sums over rows: one addition for each row of a block, each block of a task, and each task
-    relative = 1.01 * (worst + (BLOCK + TASK + len(parts) + 4) * U)
-    finished = None if plan.finish is None else plan.finish(sums, relative)
+    finished = plan.finish(sums, 1.01 * (worst + (plan.additions + len(parts) + 4) * U))
     return None if finished is None else Expected(log_evidence, error, *finished)
 
 
-def plan_of(shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any]) -> Plan | None:
-    """What the blocks of a model need; None if its tables have to be made."""
-    if all(isinstance(family, Bernoulli | Categorical) for family in components):
-        made = _fused_categorical.parts(shares, components)
-    elif len(components) == 1 and isinstance(components[0], Gaussian):
+def plan_of(shares: LogSimplex, components: tuple[Any, ...], x: npt.NDArray[Any], coded: Patterns | None = None) -> Plan | None:
+    """How the rows are summed; None if tables have to be made."""
+    made: tuple[Any, ...] | None = None
+    if len(components) == 1 and isinstance(components[0], Gaussian):
         made = _fused_gaussian.parts(shares, components[0], x)
-    else:
-        return None
+    elif (coded := patterns(components, x) if coded is None else coded) is not None:
+        made = _fused_categorical.parts(shares, components, coded, TASK_ROWS)
     plan = None if made is None else Plan(*made)
     return None if plan is None or not (plan.errors < SMALL).all() else plan
-
-
-@np.errstate(all="ignore")
-def _task(plan: Plan, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
-    """Known columns of every row, and the sums."""
-    known = np.empty((4, len(x)))
-    sums = [np.zeros(shape) for shape in plan.shapes]
-    for first in range(0, len(x), BLOCK):
-        last = min(first + BLOCK, len(x))
-        columns, weights = padded(x, counts, first, last)
-        width = len(weights)
-        table, own = scratch("table", (plan.errors.shape[1], width)), scratch("own", (4, width))
-        densities, add = plan.block(columns, plan.constants)
-        densities(table)
-        responsibilities(plan.errors, weights, table, own)
-        add(table, sums)
-        known[:, first:last] = own[:, : last - first]
-    return known, sums
-
-
-def padded(x: npt.NDArray[Any], counts: FloatArray, first: int, last: int) -> tuple[FloatArray, FloatArray]:
-    """Columns of a block, side by side, and its counts; rows that fill the last tile weigh nothing."""
-    width = -(last - first) % ROWS + last - first
-    columns, weights = scratch("columns", (x.shape[1], width)), np.zeros(width)
-    columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
-    columns[:, last - first :] = x[last - 1][:, None]
-    return columns, weights

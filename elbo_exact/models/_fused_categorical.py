@@ -1,77 +1,62 @@
-"""Categorical columns for the fused E-step: matrix products with zeros and ones."""
+"""Categorical columns for the fused E-step: sums over tables of joint values of groups of columns."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
-from elbo_exact.families import Categorical
 from elbo_exact.families._simplex import LogSimplex, U
-from elbo_exact.models import _mixture_statistics
+from elbo_exact.kernels.patterns import pattern_posteriors, pattern_sums
+from elbo_exact.kernels.tiles import ROWS
+from elbo_exact.models._mixture_statistics import MixtureStatistics
+from elbo_exact.models._patterns import Patterns
 from elbo_exact.models._scratch import scratch
 
-__all__ = ["parts", "stacked"]
+__all__ = ["BLOCK", "parts", "posterior_blocks"]
 
-MOST = 8  # categories; each is a copy of its column
-IMPOSSIBLE = -1e8  # in place of -inf, which times 0 is NaN: the weight of such a state is exactly 0 beside a possible one
+BLOCK = 1024  # rows whose posteriors are kept at a time
 
 
-def parts(shares: LogSimplex, components: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def parts(shares: LogSimplex, components: tuple[Any, ...], coded: Patterns, task_rows: int) -> tuple[Any, ...]:
     """What ``_fused.Plan`` holds.
 
     Error of a log joint: that of the share, the largest of each column, and D additions, whose partial sums do not exceed the total
-    because all terms have one sign (up to their own errors); products with 0 and 1 are exact.
+    because all terms have one sign (up to their own errors). A count is a sum over the rows of a task, then over the joint values.
     """
     simplexes = [family._simplex for family in components]
-    n_categories = max(simplex.given.shape[-1] for simplex in simplexes)
-    if n_categories > MOST:
-        return None
-    n_states, n_columns = shares.given.size, sum(family.n_columns for family in components)
-    logs = stacked(components, [simplex.normalized for simplex in simplexes])
-    logs[logs == -np.inf] = IMPOSSIBLE
+    n_states, n_columns = shares.given.size, coded.sizes.size
     fixed = shares.error + sum(simplex.error.max(axis=-1).reshape(n_states, -1).sum(axis=1) for simplex in simplexes)
     errors = np.stack([1.01 * fixed, np.full(n_states, 1.01 * (n_columns + 1) * U)])
-    constants = logs, shares.normalized[:, None], n_categories
+    lines = coded.lines([simplex.normalized for simplex in simplexes])
 
     def finish(sums: list[FloatArray], relative: float) -> tuple[Any, float]:
-        table, counted, first = sums[1].reshape(n_states, n_categories, n_columns), [], 0
-        for family, simplex in zip(components, simplexes, strict=True):
-            size, last = simplex.given.shape[-1], first + family.n_columns
-            own = np.ascontiguousarray(table[:, :size, first:last].swapaxes(1, 2))
-            counted.append(own[:, 0] if isinstance(family, Categorical) else own)
-            first = last
-        return _mixture_statistics.MixtureStatistics(sums[0], tuple(counted)), relative
+        weights = sums[0][: coded.n_lines[0]].sum(axis=0)  # every row has one joint value of the first group
+        return MixtureStatistics(weights, coded.counts(sums[0])), relative
 
-    return _block, constants, errors, ((n_states,), (n_states, n_categories * n_columns)), finish
+    additions = min(task_rows, len(coded.codes)) + max(coded.n_lines)
+    return coded.codes, _task, errors, (lines, shares.normalized), (lines.shape,), additions, finish
 
 
-def stacked(components: tuple[Any, ...], tables: list[FloatArray]) -> FloatArray:
-    """Tables of every family side by side, (K, categories * columns) with the columns last; 0 where a family has no such category."""
-    n_states, n_categories = tables[0].shape[0], max(table.shape[-1] for table in tables)
-    out, first = np.zeros((n_states, n_categories, sum(family.n_columns for family in components))), 0
-    for family, table in zip(components, tables, strict=True):
-        size, last = table.shape[-1], first + family.n_columns
-        out[:, :size, first:last] = table.reshape(n_states, -1, size).swapaxes(1, 2)
-        first = last
-    return out.reshape(n_states, -1)
+def posterior_blocks(
+    errors: FloatArray, constants: Any, codes: npt.NDArray[np.int32], counts: FloatArray, known: FloatArray
+) -> Any:
+    """(slice, posteriors times counts, (n, K)) of one block of rows after another; known (N, 4) as in ``kernels.mixture.responsibilities``."""
+    lines, start = constants
+    tile = scratch("tile", (start.size + 5, ROWS))
+    for first in range(0, len(codes), BLOCK):
+        rows = slice(first, min(first + BLOCK, len(codes)))
+        table = scratch("table", (rows.stop - first, start.size))
+        pattern_posteriors(errors, codes[rows], lines, start, counts[rows], tile, known[rows], table)
+        yield rows, table
 
 
-def _block(columns: FloatArray, constants: Any) -> tuple[Any, Any]:
-    logs, shares, n_categories = constants
-    n_columns, n_rows = columns.shape
-    seen = scratch("seen", (n_categories, n_columns, n_rows))
-    for category, table in enumerate(seen):
-        np.equal(columns, float(category), out=table)  # no missing value equals a category
-    seen = seen.reshape(-1, n_rows)
-
-    def densities(out: FloatArray) -> None:
-        np.matmul(logs, seen, out=out)
-        out += shares
-
-    def add(weights: FloatArray, sums: list[FloatArray]) -> None:
-        sums[0] += weights.sum(axis=1)
-        sums[1] += weights @ seen.T
-
-    return densities, add
+@np.errstate(all="ignore")
+def _task(errors: FloatArray, constants: Any, codes: npt.NDArray[np.int32], counts: FloatArray) -> Any:
+    """Known columns of every row, and the sums."""
+    known, sums = np.empty((len(codes), 4)), np.zeros_like(constants[0])
+    for rows, table in posterior_blocks(errors, constants, codes, counts, known):
+        pattern_sums(codes[rows], table, sums)
+    return known.T, [sums]

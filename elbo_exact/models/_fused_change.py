@@ -1,88 +1,71 @@
 """Change of the log evidence of every row between two mixtures of `Bernoulli` and `Categorical` columns, block by block without tables.
 
-Two further matrix products with the zeros and ones of the fused E-step: changes of log parameters, and their error bounds.
+Two further sums over the joint values of the fused E-step: changes of log parameters, and their error bounds.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._parallel import run
 from elbo_exact._validate import FloatArray
-from elbo_exact.families import Bernoulli, Categorical
 from elbo_exact.families._simplex import LogSimplex, U, simplex_change
-from elbo_exact.kernels.mixture import responsibilities
-from elbo_exact.models._fused import BLOCK, LOWEST, TASK, Plan, padded, plan_of
-from elbo_exact.models._fused_categorical import stacked
+from elbo_exact.kernels.patterns import pattern_totals
+from elbo_exact.models._fused import LOWEST, TASK_ROWS, plan_of
+from elbo_exact.models._fused_categorical import posterior_blocks
 from elbo_exact.models._moved import evidence_change
+from elbo_exact.models._patterns import Patterns, patterns
 from elbo_exact.models._scratch import scratch
 
 __all__ = ["fused_change"]
 
-LOST = -1e8  # in place of -inf, which times 0 is NaN
-DROPPED = 2.0**-950  # `responsibilities` takes posteriors below 2**-952 as 0
-
-
-class Change(NamedTuple):
-    """Changes of log parameters, in the form of the products of the plan."""
-
-    shares: FloatArray  # (2, K, 1): changes, error bounds
-    logs: FloatArray  # (2 K, categories * columns), likewise one above the other
+DROPPED = 2.0**-950  # `responsibilities` takes those below 2**-952 as 0
+Parameters = tuple[LogSimplex, tuple[Any, ...]]
 
 
 def fused_change(
-    old: tuple[LogSimplex, tuple[Any, ...]], new: tuple[LogSimplex, tuple[Any, ...]], x: npt.NDArray[Any], executor: Any
+    old: Parameters, new: Parameters, x: npt.NDArray[Any], executor: Any, coded: Patterns | None = None
 ) -> tuple[FloatArray, FloatArray] | None:
     """log p_new(x_n) - log p_old(x_n) and its error bound, (N,) each; None where tables have to be made."""
-    plan = plan_of(*old, x)
-    change = None if plan is None else _change(plan, old, new)
-    if plan is None or change is None:
+    coded = patterns(old[1], x) if coded is None else coded
+    change = None if coded is None else _change(coded, old, new)
+    plan = None if change is None else plan_of(*old, x, coded)
+    if plan is None:
         return None
-    step, task = BLOCK * TASK, plan._replace(finish=None)  # a closure does not travel
-    parts = run(_task, [(task, change, x[first : first + step]) for first in range(0, len(x), step)], executor)
+    tasks = [plan.rows[first : first + TASK_ROWS] for first in range(0, len(x), TASK_ROWS)]
+    parts = run(_task, [(plan.errors, plan.constants, change, codes) for codes in tasks], executor)
     gains, errors, log_evidence = np.concatenate(parts, axis=1)
     return (gains, errors) if (log_evidence > LOWEST).all() else None
 
 
-def _change(plan: Plan, old: tuple[LogSimplex, tuple[Any, ...]], new: tuple[LogSimplex, tuple[Any, ...]]) -> Change | None:
-    """None if a category is won. One lost makes expm1 exactly -1; one impossible in both does not change, its posterior is 0.
+def _change(coded: Patterns, old: Parameters, new: Parameters) -> tuple[Any, ...] | None:
+    """Lines and shares of the changes, then of their error bounds; None if a category is won.
 
-    D + 1 additions round partial sums that do not exceed the sum of the sizes.
+    One lost makes expm1 exactly -1; one impossible in both does not change, its posterior is 0. D + 1 additions round partial sums that do
+    not exceed the sum of the sizes.
     """
-    if not all(isinstance(family, Bernoulli | Categorical) for family in old[1]):
-        return None
-    (shares, families), (new_shares, new_families) = old, new
-    pairs = zip(families, new_families, strict=True)
-    changes = [simplex_change(shares.given, new_shares.given)]
+    pairs = zip(old[1], new[1], strict=True)
+    changes = [simplex_change(old[0].given, new[0].given)]
     changes += [simplex_change(mine._simplex.given, theirs._simplex.given) for mine, theirs in pairs]
     if any((change == np.inf).any() for change, _ in changes):
         return None
-    n_columns = sum(family.n_columns for family in families)
-    bounds = [np.where(np.isfinite(change), error + (n_columns + 1) * U * np.abs(change), 0.0) for change, error in changes]
-    moved = [np.where(np.isnan(change), 0.0, np.maximum(change, LOST)) for change, _ in changes]
-    logs = [stacked(families, moved[1:]), stacked(families, bounds[1:])]
-    return Change(np.stack([moved[0], bounds[0]])[:, :, None], np.concatenate(logs))
+    roundings = (coded.sizes.size + 1) * U
+    bounds = [np.where(np.isfinite(change), error + roundings * np.abs(change), 0.0) for change, error in changes]
+    moved = [np.where(np.isnan(change), 0.0, change) for change, _ in changes]
+    return coded.lines(moved[1:]), moved[0], coded.lines(bounds[1:]), bounds[0]
 
 
 @np.errstate(all="ignore")
-def _task(plan: Plan, change: Change, x: npt.NDArray[Any]) -> FloatArray:
+def _task(errors: FloatArray, constants: Any, change: tuple[Any, ...], codes: npt.NDArray[np.int32]) -> FloatArray:
     """Gains, error bounds and log evidence of every row, (3, N)."""
-    out, counts = np.empty((3, len(x))), np.ones(len(x))
-    for first in range(0, len(x), BLOCK):
-        last = min(first + BLOCK, len(x))
-        columns, weights = padded(x, counts, first, last)
-        n_states, width = plan.errors.shape[1], len(weights)
-        table, own = scratch("table", (n_states, width)), scratch("own", (4, width))
-        densities, _ = plan.block(columns, plan.constants)
-        densities(table)
-        responsibilities(plan.errors, weights, table, own)
-        moved = scratch("moved", (2 * n_states, width))
-        np.matmul(change.logs, scratch("seen", (change.logs.shape[1], width)), out=moved)
-        pair = moved.reshape(2, n_states, width)
-        pair += change.shares
-        gains, errors = evidence_change(table, own[3], pair[0], 1.01 * pair[1], DROPPED, 0)
-        out[:, first:last] = gains[: last - first], errors[: last - first], own[0, : last - first]
+    out, counts, known = np.empty((3, len(codes))), np.ones(len(codes)), np.empty((len(codes), 4))
+    for rows, table in posterior_blocks(errors, constants, codes, counts, known):
+        moved, moved_error = scratch("moved", table.shape), scratch("moved_error", table.shape)
+        pattern_totals(codes[rows], change[0], change[1], moved)
+        pattern_totals(codes[rows], change[2], change[3], moved_error)
+        gains, bounds = evidence_change(table, known[rows, 3:], moved, 1.01 * moved_error, DROPPED, 1)
+        out[:, rows] = gains, bounds, known[rows, 0]
     return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +16,21 @@ from elbo_exact.families._diagonal import ETA, HALF_LOG_2PI
 from elbo_exact.families._gaussian_statistics import GaussianStatistics
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.families._triangular import condition
-from elbo_exact.kernels.mixture import diagonal_densities, diagonal_sums, moments, triangular_densities, triangular_sums
+from elbo_exact.kernels.mixture import (
+    diagonal_densities,
+    diagonal_sums,
+    moments,
+    responsibilities,
+    triangular_densities,
+    triangular_sums,
+)
 from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models import _mixture_statistics
 from elbo_exact.models._scratch import scratch
 
-__all__ = ["parts"]
+__all__ = ["BLOCK", "parts"]
 
+BLOCK = 1024  # rows
 WIDE = 24  # columns
 CANCELLED = 2.0**10  # scatter about old means over that about new ones: more costs more than three digits
 
@@ -33,9 +40,6 @@ class _Block(NamedTuple):
 
     densities: Callable[..., None]
     sums: Callable[..., None]
-
-    def __call__(self, columns: FloatArray, constants: Any) -> tuple[Any, Any]:
-        return partial(self.densities, columns, constants), partial(self.sums, columns, constants)
 
 
 def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[Any, ...] | None:
@@ -78,22 +82,48 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
     if _close(family, means - center, possible) and not (factored and n_columns >= WIDE):
         n_products = n_columns * (n_columns + 1) // 2 if factored else n_columns
         add, shapes_of_sums = (_pooled_products if factored else _pooled_squares), ((n_states, 1 + n_columns + n_products),)
+    additions = BLOCK + len(x) // BLOCK + 1
+
+    def made(block: _Block, shapes: tuple[Any, ...], constants: tuple[Any, ...]) -> tuple[Any, ...]:
+        return x, _task, errors, (block, shapes, constants), shapes, additions, finish
+
     if not factored:
-        return (
-            _Block(_diagonal_densities, add),
-            (means, 1.0 / np.array(scales), constant, center),
-            errors,
-            shapes_of_sums,
-            finish,
-        )
+        return made(_Block(_diagonal_densities, add), shapes_of_sums, (means, 1.0 / np.array(scales), constant, center))
     factors = np.array(scales)
     if n_columns >= WIDE:
         transposed = np.array([np.asfortranarray(factor) for factor in factors])
-        return _Block(_wide_densities, _wide_sums), (means, transposed, constant, center), errors, shapes, finish
+        return made(_Block(_wide_densities, _wide_sums), shapes, (means, transposed, constant, center))
     diagonal = np.arange(n_columns)
     factors[:, diagonal, diagonal] = 1.0 / factors[:, diagonal, diagonal]
     constants = means, factors.reshape(-1, n_columns), constant, center
-    return _Block(_triangular_densities, add), constants, errors, shapes_of_sums, finish
+    return made(_Block(_triangular_densities, add), shapes_of_sums, constants)
+
+
+@np.errstate(all="ignore")
+def _task(errors: FloatArray, constants: Any, x: npt.NDArray[Any], counts: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+    """Known columns of every row, and the sums."""
+    block, shapes, of_block = constants
+    known = np.empty((4, len(x)))
+    sums = [np.zeros(shape) for shape in shapes]
+    for first in range(0, len(x), BLOCK):
+        last = min(first + BLOCK, len(x))
+        columns, weights = _padded(x, counts, first, last)
+        width = len(weights)
+        table, own = scratch("table", (errors.shape[1], width)), scratch("own", (4, width))
+        block.densities(columns, of_block, table)
+        responsibilities(errors, weights, table, own)
+        block.sums(columns, of_block, table, sums)
+        known[:, first:last] = own[:, : last - first]
+    return known, sums
+
+
+def _padded(x: npt.NDArray[Any], counts: FloatArray, first: int, last: int) -> tuple[FloatArray, FloatArray]:
+    """Columns of a block, side by side, and its counts; rows that fill the last tile weigh nothing."""
+    width = -(last - first) % ROWS + last - first
+    columns, weights = scratch("columns", (x.shape[1], width)), np.zeros(width)
+    columns[:, : last - first], weights[: last - first] = x[first:last].T, counts[first:last]
+    columns[:, last - first :] = x[last - 1][:, None]
+    return columns, weights
 
 
 @np.errstate(over="ignore", invalid="ignore")  # where squares overflow, states are not close

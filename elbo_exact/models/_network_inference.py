@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from elbo_exact._evidence_rows import evidence_of_rows
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import EnumerationTooLarge, ZeroEvidence
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
-from elbo_exact.kernels.reduce import log_evidence_rows
 from elbo_exact.models._elimination import Factor, eliminate
 from elbo_exact.space import LatentSpace, count_text
 
@@ -136,9 +136,7 @@ def by_enumeration(problem: Problem, asked: Sequence[int]) -> tuple[float, float
 
 def _log_sum(row: FloatArray) -> tuple[float, float]:
     """Log of the sum of exp of one row, and its error bound."""
-    out = np.empty((1, 3))
-    with np.errstate(all="ignore"):
-        log_evidence_rows(row, 0, 1, out)
+    out = evidence_of_rows(row)
     return float(out[0, 0]), float(out[0, 1])
 
 

@@ -30,6 +30,7 @@ from elbo_exact.models._expected import Expected
 from elbo_exact.models._fused import fused_expectation
 from elbo_exact.models._fused_change import fused_change
 from elbo_exact.models._mixture_statistics import MixtureStatistics
+from elbo_exact.models._patterns import Patterns, patterns
 from elbo_exact.space import LatentSpace
 
 __all__ = ["Mixture", "MixtureStatistics"]
@@ -192,13 +193,13 @@ class Mixture(AsCode):
         return summed_change(terms)
 
     def log_evidence_change_and_error(
-        self, other: Mixture, x: npt.NDArray[Any], executor: Any = None
+        self, other: Mixture, x: npt.NDArray[Any], executor: Any = None, coded: Patterns | None = None
     ) -> tuple[FloatArray, FloatArray] | None:
-        """log p_other(x_n) - log p_self(x_n) from parameter differences and its error bound, both (N,); None where tables have to be made.
+        """log p_other(x_n) - log p_self(x_n) from parameter differences and its error bound, both (N,).
 
-        ``x`` as `observations` returned it.
+        None where tables have to be made. Arguments as for `expectation`.
         """
-        return fused_change((self._shares, self.components), (other._shares, other.components), x, executor)
+        return fused_change((self._shares, self.components), (other._shares, other.components), x, executor, coded)
 
     def observations(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """The rows of x, checked; what `expectation` and all that takes rows accept."""
@@ -207,12 +208,18 @@ class Mixture(AsCode):
             getattr(family, "_checked", family.log_density)(column)
         return rows
 
-    def expectation(self, x: npt.NDArray[Any], counts: FloatArray, executor: Any = None) -> Expected | None:
+    def coded(self, x: npt.NDArray[Any]) -> Patterns | None:
+        """What passes over the same rows, as `observations` returned them, share."""
+        return patterns(self.components, x)
+
+    def expectation(
+        self, x: npt.NDArray[Any], counts: FloatArray, executor: Any = None, coded: Patterns | None = None
+    ) -> Expected | None:
         """Log evidence of every row and expected statistics in one compiled pass; None where tables have to be made instead.
 
-        ``x`` as `observations` returned it.
+        ``x`` as `observations` returned it; ``coded``, if at hand, of the same rows.
         """
-        return fused_expectation(self._shares, self.components, x, counts, executor)
+        return fused_expectation(self._shares, self.components, x, counts, executor, coded)
 
     def statistics(self, x: npt.ArrayLike, weights: npt.ArrayLike) -> MixtureStatistics:
         """Expected counts under a weight table, additive over batches.
@@ -323,11 +330,10 @@ class Mixture(AsCode):
 
     def _pairs(self, x: npt.ArrayLike) -> list[tuple[npt.NDArray[Any], Any]]:
         """The columns of each family: (N,) for one column, else (N, n_columns)."""
-        table, first, pairs = np.asarray(x), 0, []
+        table, stop, pairs = np.asarray(x), 0, []
         for family in self.components:
-            stop = first + family.n_columns
+            first, stop = stop, stop + family.n_columns
             pairs.append((table[:, first] if family.n_columns == 1 else table[:, first:stop], family))
-            first = stop
         return pairs
 
     def _checked(self, x: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -1,0 +1,108 @@
+"""The rows of `Bernoulli` and `Categorical` columns, coded by groups of columns, and parameters as sums and tables over the groups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbo_exact._validate import FloatArray, categories_or_missing
+from elbo_exact.families import Bernoulli, Categorical
+from elbo_exact.kernels.patterns import collapsed, expanded
+
+__all__ = ["MOST", "Patterns", "patterns"]
+
+MOST = 64  # joint values of a group; 128 and 256 are as fast
+SHARE = 4  # rows for each joint value of a group: below that its tables cost more than the columns
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Categorical data in which a group of neighbouring columns is one number.
+
+    Parameters
+    ----------
+    components : tuple of families
+        Their shapes; parameters are not read.
+    sizes : ndarray of int64, shape (D,)
+        Values of each column; one more than its categories where a value is missing.
+    ends : ndarray of int64
+        The column after each group.
+    codes : ndarray of int32, shape (N, groups)
+        The line of each row and group in `lines`.
+    places : ndarray of int64
+        Where the categories are among the values of all columns, in the order of the families' parameters.
+    n_lines : tuple of int
+        Joint values of each group.
+    """
+
+    components: tuple[Any, ...]
+    sizes: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int64] = field(init=False)
+    n_lines: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        at, places, first = 0, [], 0
+        for family in self.components:
+            for size in self.sizes[first : first + family.n_columns].tolist():
+                places.append(at + np.arange(family.log_probabilities.shape[-1]))
+                at += size
+            first += family.n_columns
+        groups = itertools.pairwise([0, *self.ends.tolist()])
+        object.__setattr__(self, "places", np.concatenate(places))
+        object.__setattr__(self, "n_lines", tuple(math.prod(self.sizes[first:last].tolist()) for first, last in groups))
+
+    def lines(self, tables: list[FloatArray]) -> FloatArray:
+        """The sum over each group for every joint value and state, (lines, K); tables are (K, D, C) or (K, C), one for each family."""
+        n_states = tables[0].shape[0]
+        entries = np.zeros((int(self.sizes.sum()), n_states))  # a missing value adds nothing
+        entries[self.places] = np.concatenate([table.reshape(n_states, -1) for table in tables], axis=1).T
+        out = np.empty((sum(self.n_lines), n_states))
+        expanded(self.sizes, self.ends, entries, out)
+        return out
+
+    def counts(self, lines: FloatArray) -> tuple[FloatArray, ...]:
+        """The transpose of `lines`, which are overwritten: what every category has, in the shapes of the families' parameters."""
+        entries = np.empty((int(self.sizes.sum()), lines.shape[1]))
+        collapsed(self.sizes, self.ends, lines, entries)
+        flat, parts, first = entries[self.places].T, [], 0
+        for family in self.components:
+            shape = family.log_probabilities.shape
+            last = first + math.prod(shape[1:])
+            parts.append(np.ascontiguousarray(flat[:, first:last]).reshape(shape))
+            first = last
+        return tuple(parts)
+
+
+def patterns(components: tuple[Any, ...], x: npt.NDArray[Any], batch_size: int | None = None) -> Patterns | None:
+    """Rows that `Mixture.observations` has checked, coded for sums over so many of them (default all); None for other families."""
+    if not all(isinstance(family, Bernoulli | Categorical) for family in components):
+        return None
+    sizes: list[int] = []
+    columns: list[npt.NDArray[np.int64]] = []
+    for family in components:
+        n_categories, first = family.log_probabilities.shape[-1], len(columns)
+        for column in x[:, first : first + family.n_columns].T:
+            columns.append(categories_or_missing(column, "x", n_categories))
+            sizes.append(n_categories + bool((columns[-1] == n_categories).any()))
+    most, ends, product = min(MOST, min(len(x), batch_size or len(x)) // SHARE), [], 1
+    for d, size in enumerate(sizes):
+        if d > 0 and product * size > most:
+            ends.append(d)
+            product = 1
+        product *= size
+    ends.append(len(sizes))
+    codes, base, first = np.empty((len(x), len(ends)), np.int32), 0, 0
+    for g, last in enumerate(ends):
+        code = np.zeros(len(x), np.int64)
+        for size, column in zip(sizes[first:last], columns[first:last], strict=True):
+            code = code * size + column
+        codes[:, g] = code + base
+        base, first = base + math.prod(sizes[first:last]), last
+    return Patterns(components, np.array(sizes, np.int64), np.array(ends, np.int64), codes)
