@@ -249,16 +249,16 @@ def _direct_task(a: FloatArray, b: FloatArray, n_rows: int, upper: bool) -> Floa
 
 
 @np.errstate(all="ignore")
-def _pair_chunk_task(a: FloatArray, b: FloatArray, first: int, last: int, both_ways: bool) -> FloatArray:
+def _pair_chunk_task(a: FloatArray, b: FloatArray, first: int, last: int) -> FloatArray:
     check_arithmetic()
     records = np.empty((last - first, N_RECORD))
-    row_chunks(a, b, first, last, both_ways, records)
+    row_chunks(a, b, first, last, records)
     return records
 
 
 @np.errstate(all="ignore")
 def _long_row(a: FloatArray, b: FloatArray, both_ways: bool, executor: Any) -> FloatArray:
-    calls = [(a, b, first, last, both_ways) for first, last in chunk_ranges(a.size)]
+    calls = [(a, b, first, last) for first, last in chunk_ranges(a.size)]
     out = np.zeros((1, N_OUTPUTS))
     row_from_chunks(np.concatenate(run(_pair_chunk_task, calls, executor)), a.size, both_ways, out)
     return out

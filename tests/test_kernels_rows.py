@@ -94,7 +94,7 @@ def from_ranges(a: Array, b: Array, ends: list[int], both_ways: bool) -> Array:
     parts = []
     for first, last in itertools.pairwise(ends):
         records = np.full((last - first, N_RECORD), np.nan)
-        row_chunks(a, b, first, last, both_ways, records)
+        row_chunks(a, b, first, last, records)
         parts.append(records)
     out = np.zeros((1, N_OUTPUTS))
     row_from_chunks(np.concatenate(parts), a.size, both_ways, out)
@@ -154,7 +154,7 @@ def test_any_split_into_ranges_of_chunks_gives_the_same_bits(cuts: list[int], bo
 def test_a_record_is_a_problem_of_its_own(tightness: float) -> None:
     a, b = pair(2 * CHUNK + 65, tightness)
     records = np.full((3, N_RECORD), np.nan)
-    row_chunks(a, b, 0, 3, True, records)
+    row_chunks(a, b, 0, 3, records)
     for c, record in enumerate(records):
         part = slice(c * CHUNK, (c + 1) * CHUNK)
         alone = audited(np.ascontiguousarray(a[part]), np.ascontiguousarray(b[part]))[0]

@@ -155,14 +155,11 @@ def close_records(records, n, both_ways, sums, out):
         close_row(record, n, both_ways, out)
 
 
-@kernel(void(ROW, ROW, INT, INT, BOOL, OUT2))
-def row_chunks(log_joint, log_q, first, last, both_ways, records):
-    """Records of some chunks of one row, for threads that share it."""
+@kernel(void(ROW, ROW, INT, INT, OUT2))
+def row_chunks(log_joint, log_q, first, last, records):
+    """Records of some chunks of one row, for threads that share it; one way alone would save a tenth and double the code."""
     scratch, sums = np.empty((2, min(CHUNK, log_joint.size))), np.empty(N_SUMS)
-    if both_ways:
-        records_of(log_joint, log_q, first, last, True, scratch, sums, records)
-    else:
-        records_of(log_joint, log_q, first, last, False, scratch, sums, records)
+    records_of(log_joint, log_q, first, last, True, scratch, sums, records)
 
 
 @kernel(void(OUT2, INT, BOOL, OUT2))
