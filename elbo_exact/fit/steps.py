@@ -146,7 +146,7 @@ class Joint:
         return shares.mean(found.value), np.concatenate([back(shares.of(found.guide)), pull(shares.of(found.model))])
 
     def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
-        """The log table of a batch and the way back, without a model object where the model is a matrix product."""
+        """The log table of a batch and the way back, without a model object where it has a `LinearMixture`."""
         if self.linear is not None:
             return self.linear.log_joint(params, batch)
         model = self.logs.at(params)

@@ -19,7 +19,7 @@ class Posterior(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What ``model.expectation(x, counts, executor)`` returns, or None for an E-step by table."""
+    """What ``model.expectation(x, counts, executor)`` returns (``coded`` too if the model has it), or None for an E-step by table."""
 
     log_evidence: FloatArray  # (N,), of one observation each: counts do not enter
     error: FloatArray  # (N,), bound on its rounding

@@ -84,25 +84,32 @@ def patterns(components: tuple[Any, ...], x: npt.NDArray[Any], batch_size: int |
     """Rows that `Mixture.observations` has checked, coded for sums over so many of them (default all); None for other families."""
     if not all(isinstance(family, Bernoulli | Categorical) for family in components):
         return None
-    sizes: list[int] = []
-    columns: list[npt.NDArray[np.int64]] = []
+    columns, sizes = _numbered(components, x)
+    ends = _ends(sizes, min(MOST, min(len(x), batch_size or len(x)) // SHARE))
+    codes, base = np.empty((len(x), len(ends)), np.int32), 0
+    for g, (first, last) in enumerate(itertools.pairwise([0, *ends])):
+        steps = np.cumprod([1, *sizes[last - 1 : first : -1]])[::-1]  # the last column counts fastest
+        codes[:, g] = columns[:, first:last] @ steps + base
+        base += math.prod(sizes[first:last])
+    return Patterns(components, np.array(sizes, np.int64), np.array(ends, np.int64), codes)
+
+
+def _numbered(components: tuple[Any, ...], x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Every column as numbers from 0, and how many there are: with one for missing values if there are any."""
+    parts, sizes = [], []
     for family in components:
-        n_categories, first = family.log_probabilities.shape[-1], len(columns)
-        for column in x[:, first : first + family.n_columns].T:
-            columns.append(categories_or_missing(column, "x", n_categories))
-            sizes.append(n_categories + bool((columns[-1] == n_categories).any()))
-    most, ends, product = min(MOST, min(len(x), batch_size or len(x)) // SHARE), [], 1
+        n_categories, first = family.log_probabilities.shape[-1], len(sizes)
+        parts.append(categories_or_missing(x[:, first : first + family.n_columns], "x", n_categories))
+        sizes += (n_categories + (parts[-1] == n_categories).any(axis=0)).tolist()
+    return np.concatenate(parts, axis=1), sizes
+
+
+def _ends(sizes: list[int], most: int) -> list[int]:
+    """The column after each group: as many columns together as have at most so many joint values."""
+    ends, product = [], 1
     for d, size in enumerate(sizes):
         if d > 0 and product * size > most:
             ends.append(d)
             product = 1
         product *= size
-    ends.append(len(sizes))
-    codes, base, first = np.empty((len(x), len(ends)), np.int32), 0, 0
-    for g, last in enumerate(ends):
-        code = np.zeros(len(x), np.int64)
-        for size, column in zip(sizes[first:last], columns[first:last], strict=True):
-            code = code * size + column
-        codes[:, g] = code + base
-        base, first = base + math.prod(sizes[first:last]), last
-    return Patterns(components, np.array(sizes, np.int64), np.array(ends, np.int64), codes)
+    return [*ends, len(sizes)]
