@@ -96,7 +96,8 @@ def patterns(components: tuple[Any, ...], x: npt.NDArray[Any], batch_size: int |
 
 def _numbered(components: tuple[Any, ...], x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], list[int]]:
     """Every column as numbers from 0, and how many there are: with one for missing values if there are any."""
-    parts, sizes = [], []
+    parts: list[npt.NDArray[np.int64]] = []
+    sizes: list[int] = []
     for family in components:
         n_categories, first = family.log_probabilities.shape[-1], len(sizes)
         parts.append(categories_or_missing(x[:, first : first + family.n_columns], "x", n_categories))
