@@ -14,6 +14,7 @@ import pytest
 from flint import arb, ctx
 
 import elbo_exact as ee
+from elbo_exact._layers import log_softmax
 from elbo_exact.kernels.softmax import elbo_slopes, log_softmax_pullback, log_softmax_rows, tanh_pullback, tanh_values
 from elbo_exact.kernels.tiles import ROWS, SHORT
 
@@ -109,3 +110,24 @@ def test_slopes_are_those_of_the_engine(shape: tuple[int, int]) -> None:
     assert (np.abs(value - audit.elbo) <= audit.error.elbo + normalized * rounding * (total[:, 0] + 1.0)).all()
     exact = np.where(q > 0.0, q * (np.where(q > 0.0, log_joint - log_q, 0.0) - value[:, None]), 0.0)
     assert (np.abs(slope - exact) <= rounding * (size + q * total)).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_diverged_row_is_nan_throughout_and_no_other(bad: float) -> None:
+    logits, out = np.zeros((3, 4)), np.empty((3, 4))
+    logits[1, 2] = bad
+    log_softmax_rows(logits, out)
+    assert np.isnan(out[1]).all() and np.isfinite(out[[0, 2]]).all()
+    value, q, slope = np.empty(3), np.empty((3, 4)), np.empty((3, 4))
+    elbo_slopes(np.zeros((3, 4)), out, value, q, slope)
+    assert np.isnan(value[1]) and np.isnan(slope[1]).all() and np.isfinite(value[[0, 2]]).all()
+
+
+def test_a_row_of_nothing_has_no_softmax() -> None:
+    out = np.empty((1, 2))
+    log_softmax_rows(np.full((1, 2), -np.inf), out)
+    assert np.isnan(out).all()
+
+
+def test_other_widths_of_floats_stay() -> None:
+    assert log_softmax(np.zeros((2, 3), np.float32))[0].dtype == np.float32

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from elbo_exact.kernels._jit import OUT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import exp_rest, log_of_sum, power_of_two, reduced, weight
 from elbo_exact.kernels.tiles import ROWS, row_tiles, state_tiles
@@ -40,7 +42,7 @@ def returned(lanes, first, table):
 
 @kernel(void(TABLE, OUT2))
 def log_softmax_rows(logits, out):
-    """out = logits - log sum exp(logits) of every row."""
+    """out = logits - log sum exp(logits) of every row; NaN throughout a row with NaN or +inf, or of nothing but -inf."""
     n_rows, n_states = logits.shape
     lanes, known = state_tiles(), row_tiles()
     top, total = known[0], known[1]
@@ -53,9 +55,10 @@ def log_softmax_rows(logits, out):
                 top[i] = lanes[k, i] if lanes[k, i] > top[i] else top[i]
         for k in range(n_states):
             for i in range(ROWS):
-                total[i] += weight(lanes[k, i], top[i])
+                x = lanes[k, i]
+                total[i] += weight(x, top[i]) if x == x else np.nan  # which ``weight`` takes for nothing
         for i in range(ROWS):
-            total[i] = log_of_sum(total[i], 0.0)
+            total[i] = log_of_sum(total[i], 0.0) if total[i] > 0.0 else np.nan
         for k in range(n_states):
             for i in range(ROWS):
                 lanes[k, i] = (lanes[k, i] - top[i]) - total[i]
@@ -96,9 +99,9 @@ def elbo_slopes(log_joint, log_q, value, q, slope):
         for k in range(n_states):
             for i in range(ROWS):
                 x = weights[k, i]
-                w = weight(x, 0.0)
+                w = weight(x, 0.0) if x == x else np.nan  # a diverged q must be seen
                 term = w * (joint[k, i] - (x if x > LOWEST else LOWEST))
-                term = term if w > 0.0 else 0.0
+                term = term if w != 0.0 else 0.0
                 weights[k, i], joint[k, i] = w, term
                 total[i] += term
         for k in range(n_states):
