@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Observations:
     counts: FloatArray
     prior: Any
     executor: Any
-    coded: Any = None  # what the model's passes over these rows share, if it says so by ``coded(x)``
+    shared: dict[str, Any] = field(default_factory=dict)  # arguments of every pass of the model over these rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,7 @@ class Expectation:
 def expectation(model: Any, data: Observations) -> Expectation:
     """The E-step: the model's own ``expectation(x, counts, executor)`` if it has one, else by a posterior table."""
     own = getattr(model, "expectation", None)
-    coded = {} if data.coded is None else {"coded": data.coded}
-    expected = None if own is None else own(data.x, data.counts, data.executor, **coded)
+    expected = None if own is None else own(data.x, data.counts, data.executor, **data.shared)
     if expected is None:
         expected = expected_by_table(model, data.x, data.counts, data.executor)
     objective, error = weighted_sum(data.counts, expected.log_evidence, expected.error)
@@ -101,8 +100,8 @@ def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, pr
     if not used.any():
         raise LogTableError("weights must hold at least one positive count; got only zeros.", "weights")
     kept = rows[used] if isinstance(rows, np.ndarray) else [row for row, keep in zip(rows, used, strict=True) if keep]
-    coded = model.coded(kept) if hasattr(model, "coded") else None
-    data = Observations(kept, counts[used], prior, executor, coded)
+    shared = {"coded": model.coded(kept)} if hasattr(model, "coded") else {}
+    data = Observations(kept, counts[used], prior, executor, shared)
     if possible is None:
         possible = np.ones(n_rows, dtype=bool)
         possible[used] = expectation(model, data).log_evidence > -np.inf

@@ -43,8 +43,7 @@ def _precise_gain(old: Expectation, new: Expectation, data: Observations) -> tup
 def _row_gains(old: Expectation, new: Expectation, data: Observations) -> tuple[FloatArray, FloatArray]:
     """Change of the log evidence of every row with a bound: the model's own, or from its posterior table."""
     own = getattr(old.model, "log_evidence_change_and_error", None)
-    coded = {} if data.coded is None else {"coded": data.coded}
-    found = None if own is None else own(new.model, data.x, data.executor, **coded)
+    found = None if own is None else own(new.model, data.x, data.executor, **data.shared)
     if found is not None:
         return np.asarray(found[0]), np.asarray(found[1])
     change, change_error = old.model.log_joint_change_and_error(new.model, data.x)

@@ -55,7 +55,7 @@ def fused_expectation(
     tasks = [slice(first, first + TASK_ROWS) for first in range(0, len(x), TASK_ROWS)]
     parts = run(plan.task, [(plan.errors, plan.constants, plan.rows[rows], counts[rows]) for rows in tasks], executor)
     log_evidence, error = (np.concatenate([part[0][row] for part in parts]) for row in (0, 2))
-    worst = max(float(part[0][3].max()) for part in parts)
+    worst = float(np.max([part[0][3].max() for part in parts]))
     if not (log_evidence.min() > LOWEST and log_evidence.max() < np.inf and worst < SMALL):  # NaN is neither
         return None
     sums = [np.zeros(shape) for shape in plan.shapes]
