@@ -41,6 +41,13 @@ def test_every_public_name_loads_and_is_listed(name: str) -> None:
     assert name in dir(elbo_exact)
 
 
+@pytest.mark.parametrize("before", ["gc.enable()", "gc.disable()", "gc.freeze()"])
+def test_loading_a_name_leaves_the_garbage_collector_as_it_was(before: str) -> None:
+    code = f"import gc; {before}; b = gc.isenabled(), gc.get_freeze_count(); import elbo_exact; elbo_exact.LatentSpace; "
+    code += "a = gc.isenabled(), gc.get_freeze_count(); print(b[0] == a[0], b[1] - 100 < a[1] <= b[1])"
+    assert run_python(code) == "True True"  # a frozen object may die meanwhile, and counts no longer
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'elbow'"):
         elbo_exact.elbow  # noqa: B018 - the lookup itself raises

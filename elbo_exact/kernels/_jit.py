@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import os
 import pickle
 import sys
@@ -29,7 +28,9 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar, cast, overload
 
+import llvmlite
 import numba
+import numpy as np
 from numba import types, void
 
 __all__ = ["BOOL", "FLOAT", "INT", "OUT", "OUT2", "ROW", "TABLE", "cache_report", "clear_cache", "kernel", "void"]
@@ -53,7 +54,7 @@ def text_stamp() -> str:
     digest = hashlib.sha256()
     for path in sorted(FOLDER.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    versions = (numba.__version__, importlib.metadata.version("llvmlite"), importlib.metadata.version("numpy"), sys.version)
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version)
     digest.update(repr(versions).encode())
     return digest.hexdigest()
 
@@ -109,7 +110,7 @@ class CodeFiles:
         path = self.path(key)
         temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
-            code = dumps(data)
+            code = dumps(without_environments(data))
             temporary.write_bytes(hashlib.sha256(code).digest() + code)
             os.replace(temporary, path)
         except OSError:
@@ -117,6 +118,12 @@ class CodeFiles:
 
     def flush(self) -> None:
         """Numba's interface; stale files are removed by ``clear_cache``."""
+
+
+def without_environments(data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numba's reduced code but its last field, the globals of inlined functions: only printing and exceptions read them, and to load
+    them would import each function's module, 0.08 s for numba's own arrays alone."""
+    return (*data[:-1], ())
 
 
 def load_code(cache: Any, signature: Any, target_context: Any) -> Any:
@@ -146,6 +153,24 @@ def use_cache(dispatcher: Any, function: Callable[..., Any]) -> Path | None:
     except (ImportError, AttributeError):
         return None
     return folder
+
+
+class Device:
+    """A function that compiled code inlines; numba wraps it when a caller is compiled, so loading stored code does not pay for it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(cast(Any, self), function)
+        self.py_func = function
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """Numba's function."""
+        return NJIT(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.py_func)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba asks of a name in the code that it compiles."""
+        return types.Dispatcher(self.dispatcher)
 
 
 class Kernel:
@@ -202,9 +227,7 @@ def kernel(signature_or_function: Any, /) -> Callable[[Function], Function]: ...
 def kernel(signature_or_function: Any, /) -> Any:
     """Compile a device function (bare) or an entry point (with a signature); with NUMBA_DISABLE_JIT=1 leave it as it is."""
     if isinstance(signature_or_function, FunctionType):
-        if CONFIG.DISABLE_JIT:
-            return signature_or_function
-        return NJIT(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(signature_or_function)
+        return signature_or_function if CONFIG.DISABLE_JIT else Device(signature_or_function)
 
     def decorate(function: Function) -> Function:
         return function if CONFIG.DISABLE_JIT else cast(Function, Kernel(function, signature_or_function))

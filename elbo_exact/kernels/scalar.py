@@ -85,9 +85,10 @@ def _tables() -> tuple[dict[str, float], dict[str, np.ndarray], tuple[float, ...
             # The 128 cells of [0.6875, 1.375): 80 of width 1/256 below one, 48 of width 1/128 above.
             centre = (176 + cell + Decimal("0.5")) / 256 if cell < 80 else 1 + (cell - 80 + Decimal("0.5")) / 128
             inverse = Decimal(1) if cell in (79, 80) else (512 / centre).to_integral_value() / 512
-            high = _truncate(-inverse.ln(), two**-41)
+            log = -inverse.ln()
+            high = _truncate(log, two**-41)
             inverses.append(float(inverse))
-            logs.append((high, float(-inverse.ln() - Decimal(high))))
+            logs.append((high, float(log - Decimal(high))))
         coefficients = _exp_coefficients(10)
     tables = {
         "CELL_INVERSE": np.array(inverses),
