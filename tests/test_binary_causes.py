@@ -16,6 +16,7 @@ from test_categorical import NINF, SEEDS, exact_log_probability
 
 from elbo_exact.errors import EnumerationTooLarge, LogTableError
 from elbo_exact.fit import Outcome, fit_em
+from elbo_exact.gallery import load
 from elbo_exact.models import NoisyOr, SigmoidBelief
 from elbo_exact.models import _causes as causes_module
 
@@ -127,6 +128,16 @@ def test_fits_never_lose(kind: Any, rows_at_once: int, monkeypatch: pytest.Monke
         fit = fit_em(truth.randomize(rng), x, prior=prior, max_iter=5)
         assert fit.outcome in (Outcome.CONVERGED, Outcome.MAX_ITER), fit.detail
         assert (fit.gains >= -fit.gain_errors).all() and fit.gains[0] > 0.0
+
+
+@pytest.mark.parametrize("kind", [NoisyOr, SigmoidBelief])
+def test_one_cause_of_four_answers_is_the_published_model_of_two_classes(kind: Any) -> None:
+    survey = load("stouffer-toby")
+    start = kind(np.log([[0.5, 0.5]]), np.full((4, 1), 0.5), np.full(4, 0.3))
+    fit = fit_em(start, survey.x, weights=survey.counts, acceleration="squarem")
+    (published,) = survey.find("log_likelihood", classes=2, published=True)
+    assert f"{fit.objective:.4f}" == published.value
+    assert (fit.gains >= -fit.gain_errors).all()
 
 
 def test_structural_zeros_stay() -> None:

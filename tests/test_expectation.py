@@ -14,6 +14,7 @@ from test_mixture_families import exact_objective
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import fit_em
 from elbo_exact.fit.table import expected_by_table, posterior_and_error
+from elbo_exact.kernels.tiles import SHORT
 from elbo_exact.models import Mixture
 from elbo_exact.models._fused import TASK_ROWS
 from elbo_exact.models._fused_categorical import BLOCK
@@ -53,11 +54,19 @@ def mixed(n_rows: int) -> tuple[Any, Mixture]:
     return x, Mixture([math.log(0.25), math.log(0.75), NINF], [flags, answers])
 
 
+def many_classes(n_rows: int) -> tuple[Any, Mixture]:
+    """More states than a tile of the softmax of rows takes."""
+    rng = np.random.default_rng(4)
+    answers = Categorical(np.log(rng.dirichlet(np.ones(5), SHORT + 44)))
+    return rng.integers(0, 5, (n_rows, 1)).astype(np.float64), Mixture(shares(SHORT + 44), [answers])
+
+
 CASES = [
     *(gaussian(300, d, 3, kind) for d in (1, 3, WIDE) for kind in ("spherical", "diagonal", "tied", "full")),
     gaussian(300, 2, 3, "full", 1e3),
     gaussian(300, 2, 3, "diagonal", 1e3),
     mixed(300),
+    many_classes(300),
 ]
 
 

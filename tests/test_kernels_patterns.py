@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from elbo_exact.families import Bernoulli, Categorical, Poisson
-from elbo_exact.kernels.mixture import responsibilities
-from elbo_exact.kernels.patterns import collapsed, expanded, pattern_posteriors, pattern_sums, pattern_totals
+from elbo_exact.kernels.mixture import responsibilities, row_posteriors
+from elbo_exact.kernels.patterns import collapsed, expanded, pattern_sums, pattern_totals
 from elbo_exact.kernels.tiles import ROWS
 from elbo_exact.models._patterns import MOST, patterns
 
@@ -87,20 +87,15 @@ def test_lines_are_joint_values_in_the_order_of_the_states_of_a_space() -> None:
 
 @pytest.mark.parametrize("n_rows", [1, ROWS - 1, ROWS, ROWS + 1, 100])
 def test_posteriors_of_rows_have_the_bits_of_those_of_columns(n_rows: int) -> None:
-    components, x = data(n_rows, True)
-    coded = patterns(components, x)
-    assert coded is not None
-    lines = coded.lines([family._simplex.normalized for family in components])
-    start, counts, errors = np.log([0.2, 0.3, 0.5]), np.arange(1.0, n_rows + 1.0), np.full((2, N_STATES), 2.0**-50)
-    known, table = np.empty((n_rows, 4)), np.empty((n_rows, N_STATES))
-    pattern_posteriors(errors, coded.codes, lines, start, counts, np.empty((N_STATES + 5, ROWS)), known, table)
+    joint = np.random.default_rng(n_rows).normal(size=(n_rows, N_STATES)) * 5.0
+    counts, errors = np.arange(1.0, n_rows + 1.0), np.full((2, N_STATES), 2.0**-50)
+    table, known = joint.copy(), np.empty((n_rows, 4))
+    row_posteriors(errors, counts, table, known)
     width = -n_rows % ROWS + n_rows
-    turned, other, padded = np.zeros((N_STATES, width)), np.empty((4, width)), np.zeros(width)
-    joint = np.empty((n_rows, N_STATES))
-    pattern_totals(coded.codes, lines, start, joint)
-    turned[:, :n_rows], padded[:n_rows] = joint.T, counts
-    responsibilities(errors, padded, turned, other)
-    assert np.array_equal(table, turned[:, :n_rows].T)
+    columns, other, padded = np.zeros((N_STATES, width)), np.empty((4, width)), np.zeros(width)
+    columns[:, :n_rows], padded[:n_rows] = joint.T, counts
+    responsibilities(errors, padded, columns, other)
+    assert np.array_equal(table, columns[:, :n_rows].T)
     assert np.array_equal(known, other[:, :n_rows].T)
 
 

@@ -15,7 +15,14 @@ from flint import arb, ctx
 
 import elbo_exact as ee
 from elbo_exact._layers import log_softmax
-from elbo_exact.kernels.softmax import elbo_slopes, log_softmax_pullback, log_softmax_rows, tanh_pullback, tanh_values
+from elbo_exact.kernels.softmax import (
+    elbo_layer,
+    elbo_slopes,
+    log_softmax_pullback,
+    log_softmax_rows,
+    tanh_pullback,
+    tanh_values,
+)
 from elbo_exact.kernels.tiles import ROWS, SHORT
 
 POINTS = int(os.environ.get("ELBO_EXACT_KERNEL_POINTS", "6000"))
@@ -104,7 +111,7 @@ def test_slopes_are_those_of_the_engine(shape: tuple[int, int]) -> None:
     with np.errstate(invalid="ignore"):
         size = np.where(q > 0.0, q * np.abs(log_joint - log_q), 0.0)
     total = size.sum(axis=1, keepdims=True)
-    rounding = (shape[1] + 12) * U  # S additions, weights of 2u, a difference, two products
+    rounding = (2 * shape[1] + 18) * U  # 2 S additions, weights of 2u, a log, a division, three differences, two products
     normalized = 1.0 + audit.error.log_evidence  # q sums to 1 up to its own rounding, which the engine divides out
     assert np.array_equal(q == 0.0, log_q == -np.inf)
     assert (np.abs(value - audit.elbo) <= audit.error.elbo + normalized * rounding * (total[:, 0] + 1.0)).all()
@@ -131,3 +138,37 @@ def test_a_row_of_nothing_has_no_softmax() -> None:
 
 def test_other_widths_of_floats_stay() -> None:
     assert log_softmax(np.zeros((2, 3), np.float32))[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("n_rows", [1, ROWS - 1, ROWS + 1, 70])
+@pytest.mark.parametrize(("width", "n_states"), [(1, 1), (3, 10), (33, 2)])
+def test_the_last_layer_is_its_product_softmax_and_elbo(n_rows: int, width: int, n_states: int) -> None:
+    rng = np.random.default_rng(n_rows)
+    log_joint, hidden = rng.normal(size=(n_rows, n_states)) - 5.0, rng.normal(size=(n_rows, width))
+    layer, counts = rng.normal(size=(width + 1, n_states)), rng.integers(0, 3, n_rows).astype(float)
+    log_joint[counts == 0.0] = math.nan  # seen by no sum
+    q, d_hidden, d_layer = np.empty(log_joint.shape), np.empty(hidden.shape), np.empty(layer.shape)
+    total, scratch = np.empty(1), np.empty((n_states, width))
+    elbo_layer(log_joint, hidden, layer, counts, scratch, q, d_hidden, d_layer, total)
+    value, own_q, slope = np.empty(n_rows), np.empty(q.shape), np.empty(q.shape)
+    logits = hidden @ layer[:-1] + layer[-1]
+    log_q = np.empty(q.shape)
+    log_softmax_rows(logits, log_q)
+    elbo_slopes(log_joint, log_q, value, own_q, slope)
+    used = counts > 0.0
+    value[~used], slope[~used] = 0.0, 0.0
+    # products of H + 1 terms and softmax of S of the same logits, in other orders; H + 1 or N terms on the way back
+    size = 1.0 + np.abs(hidden) @ np.abs(layer[:-1]) + np.abs(layer[-1])
+    error = (
+        (width + 2 * n_states + n_rows + 40)
+        * 2.0
+        * U
+        * float((counts[:, None] * size * np.abs(np.where(used[:, None], log_joint, 0.0) - log_q)).sum())
+    )
+    assert abs(total[0] - math.fsum((counts * value).tolist())) <= error
+    np.testing.assert_allclose(q, counts[:, None] * own_q, rtol=0, atol=error)
+    weighted = counts[:, None] * slope
+    reach = 1.0 + np.abs(layer).max() + np.abs(hidden).max()
+    np.testing.assert_allclose(d_hidden, weighted @ layer[:-1].T, rtol=0, atol=error * reach)
+    np.testing.assert_allclose(d_layer[:-1], hidden.T @ weighted, rtol=0, atol=error * reach)
+    np.testing.assert_allclose(d_layer[-1], weighted.sum(axis=0), rtol=0, atol=error * reach)

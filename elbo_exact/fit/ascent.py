@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,9 +57,10 @@ def by_batches(slope: Slope, params: FloatArray, plan: Plan, state: OptimizerSta
             batches = np.split(plan.rng.permutation(n_rows), range(size, n_rows, size))
         for batch in batches:
             value, gradient = slope(place, batch)
-            if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            # one product sees NaN and infinities sooner than a test of every entry; it may overflow
+            if not math.isfinite(value) or not (math.isfinite(gradient @ gradient) or np.isfinite(gradient).all()):
                 return np.full_like(params, np.nan)
             if plan.clip_norm is not None:
                 clip(gradient, plan.clip_norm)
-            plan.optimizer.update(place, -gradient, state)
+            plan.optimizer.update(place, np.negative(gradient, out=gradient), state)
     return place

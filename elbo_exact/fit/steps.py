@@ -13,12 +13,12 @@ from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.ascent import Plan, Slope, by_batches, by_lbfgs
 from elbo_exact.fit.bound import Bound, LogParameters, Rows, bound
 from elbo_exact.fit.loop import Step, Stopped
-from elbo_exact.fit.objectives import Objective, Potential
+from elbo_exact.fit.objectives import Elbo, Objective, Potential
 from elbo_exact.fit.optimizers import NaturalGradient
 from elbo_exact.fit.result import Outcome
 from elbo_exact.guides import Amortized, Free, Structured
 from elbo_exact.guides.factors import Pullback
-from elbo_exact.models._linear import linear_mixture
+from elbo_exact.models._linear import linear_mixture, linear_network
 
 __all__ = ["Joint", "Walker", "guide_slope", "possible", "refuse_plan", "refuse_training"]
 
@@ -120,6 +120,12 @@ class Joint:
         self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
         self.logs = LogParameters(start.model)
         self.linear = linear_mixture(start.model, walker.data.x, walker.plan.batch_size)
+        self.network = linear_network(start.guide, self.linear)
+        # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
+        objective, is_plain = walker.data.objective, walker.plan.optimizer is not None
+        self.evaluate: Any = objective.plain if is_plain else objective
+        one_pass = is_plain and isinstance(objective, Elbo) and self.network is not None and self.network.has_elbo
+        self.slope: Slope = self._slope_in_one_pass if one_pass else self._slope
 
     def step(self, point: Bound) -> Step:
         """Both along the gradient."""
@@ -127,7 +133,7 @@ class Joint:
         params = np.concatenate([point.guide.params, self.logs.params])
         data = self.walker.data
         following = self.walker.judged(
-            point, self.walker.climb_by_slope(self._slope, params), lambda values: bound(*self._at(values), data)
+            point, self.walker.climb_by_slope(self.slope, params), lambda values: bound(*self._at(values), data)
         )
         return _gained(point, following, 0.0)
 
@@ -137,20 +143,36 @@ class Joint:
     def _slope(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
         data = self.walker.data
         x, counts = (data.x, data.counts) if batch is None else (data.x[batch], data.counts[batch])
-        log_q, back = self.guide.with_params(params[: self.width]).forward(x)
+        log_q, back = self._log_q(params[: self.width], x, batch)
         log_joint, pull = self._log_joint(params[self.width :], x, batch)
-        # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
-        evaluate = data.objective if self.walker.plan.optimizer is None else data.objective.plain
-        found = evaluate(log_joint, log_q)
-        shares = _Shares(counts)
+        found, shares = self.evaluate(log_joint, log_q), _Shares(counts)
         return shares.mean(found.value), np.concatenate([back(shares.of(found.guide)), pull(shares.of(found.model))])
 
+    def _log_q(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
+        """log q of a batch and the way back, without a guide object where it has a `LinearNetwork`."""
+        if self.network is not None:
+            return self.network.log_q(params, self.network.coded.rows(batch))
+        forward: tuple[FloatArray, Pullback] = self.guide.with_params(params).forward(x)
+        return forward
+
     def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
-        """The log table of a batch and the way back, without a model object where it has a `LinearMixture`."""
+        """The same of log p and a `LinearMixture`."""
         if self.linear is not None:
-            return self.linear.log_joint(params, batch)
+            return self.linear.log_joint(params, self.linear.coded.rows(batch))
         model = self.logs.at(params)
         return model.log_joint(x), lambda cotangent: model.pullback(x, cotangent)
+
+    def _slope_in_one_pass(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
+        """The same for the ELBO of rows that model and guide both take as codes: half the time of a batch of 128."""
+        assert self.linear is not None and self.network is not None
+        counts, codes = self.walker.data.counts, self.linear.coded.rows(batch)
+        counts = counts if batch is None else counts[batch]
+        gradient = np.empty(params.size)
+        log_joint, pull = self.linear.log_joint(params[self.width :], codes)
+        shares = counts / max(counts.sum(), 1e-300)
+        total, q = self.network.elbo(params[: self.width], codes, log_joint, shares, gradient[: self.width])
+        pull(q, gradient[self.width :])
+        return total, gradient
 
 
 def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:

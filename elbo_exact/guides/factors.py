@@ -133,6 +133,11 @@ class Factors:
         return True
 
     @property
+    def is_softmax(self) -> bool:
+        """Whether q is the softmax of the logits: one group of all variables in their order."""
+        return self.groups == ((tuple(range(self.space.n_variables)), ()),)
+
+    @property
     def is_product(self) -> bool:
         """Whether all variables are independent."""
         return all(len(variables) == 1 and not parents for variables, parents in self.groups)
@@ -147,7 +152,7 @@ class Factors:
 
         A softmax of logits l turns the cotangents c_v of its log probabilities into c_v - q_v sum c. Logits of -inf stay: 0.
         """
-        if states is None and self.groups == ((tuple(range(self.space.n_variables)), ()),):
+        if states is None and self.is_softmax:
             return self._free_table(logits)
         values = self.space.states(states)
         table, backs = None, []
@@ -169,7 +174,7 @@ class Factors:
         return np.ascontiguousarray(table), pullback
 
     def _free_table(self, logits: FloatArray) -> tuple[FloatArray, Pullback]:
-        """One group of all variables in their order: the softmax is the table."""
+        """The softmax is the table."""
         table, back = log_softmax(logits)
         impossible = None if logits.min() > -np.inf else logits == -np.inf
 

@@ -23,7 +23,7 @@ def adam_entry(p, g, m, v, rate, beta1, beta2, root, epsilon, keep):
     """
     m = m + (1.0 - beta1) * (g - m)
     v = beta2 * v + (1.0 - beta2) * (g * g)
-    return p * keep - rate * m / (math.sqrt(v) / root + epsilon), m, v
+    return p * keep - (rate * root) * m / (math.sqrt(v) + root * epsilon), m, v
 
 
 @kernel(void(OUT, ROW, OUT, OUT, *SETTINGS))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from elbo_exact.kernels._jit import BOOL, OUT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import log_of_sum, two_sum, weight
-from elbo_exact.kernels.tiles import ROWS, row_tiles
+from elbo_exact.kernels.tiles import ROWS, returned, row_tiles, state_tiles, turned
 from elbo_exact.kernels.tree import INF
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "diagonal_sums",
     "moments",
     "responsibilities",
-    "tile_posteriors",
+    "row_posteriors",
     "triangular_densities",
     "triangular_sums",
     "weighted_total",
@@ -209,6 +209,23 @@ def tile_posteriors(errors, counts, table, first, known):
         lanes, kept = tiles[part], known[part, first:last]
         for i in range(ROWS):
             kept[i] = lanes[i]
+
+
+@kernel(void(TABLE, ROW, OUT2, OUT2))
+def row_posteriors(errors, counts, table, known):
+    """`responsibilities` of any number of rows (n, K) of at most SHORT states; known is (n, 4)."""
+    n_rows, n_states = table.shape
+    lanes, tiles = state_tiles(), row_tiles()
+    own, weights = lanes[:n_states], tiles[4]
+    for first in range(0, n_rows, ROWS):
+        turned(table, first, own)
+        for i in range(ROWS):
+            weights[i] = counts[min(first + i, n_rows - 1)]
+        tile_posteriors(errors, weights, own, 0, tiles)
+        returned(own, first, table)
+        for i in range(min(ROWS, n_rows - first)):
+            for part in range(4):
+                known[first + i, part] = tiles[part, i]
 
 
 @kernel(void(TABLE, ROW, OUT2, OUT2))

@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from elbo_exact.kernels._jit import kernel
+
 CARRAY: Any = cast(Any, numba).carray
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "SHORT_EVIDENCE",
     "TILE",
     "group_tiles",
+    "returned",
     "row_tiles",
     "state_tiles",
     "tiles",
+    "turned",
 ]
 
 GROUP = 8  # longer rows whose lanes are halved together
@@ -65,3 +69,23 @@ tiles = on_the_stack(N_TILES, TILE)
 group_tiles = on_the_stack(2 * GROUP, TILE)
 row_tiles = on_the_stack(N_TILES, ROWS)
 state_tiles = on_the_stack(SHORT, ROWS)
+
+
+@kernel
+def turned(table, first, lanes):
+    """ROWS rows from ``first`` on, one state after another; beyond the last row it is repeated."""
+    n_rows, n_states = table.shape
+    for i in range(ROWS):
+        row = table[min(first + i, n_rows - 1)]
+        for k in range(n_states):
+            lanes[k, i] = row[k]
+
+
+@kernel
+def returned(lanes, first, table):
+    """The rows of a tile that exist."""
+    n_rows, n_states = table.shape
+    for i in range(min(ROWS, n_rows - first)):
+        row = table[first + i]
+        for k in range(n_states):
+            row[k] = lanes[k, i]

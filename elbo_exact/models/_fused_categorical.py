@@ -9,15 +9,16 @@ import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._simplex import LogSimplex, U
-from elbo_exact.kernels.patterns import pattern_posteriors, pattern_sums
-from elbo_exact.kernels.tiles import ROWS
+from elbo_exact.kernels.mixture import responsibilities, row_posteriors
+from elbo_exact.kernels.patterns import pattern_sums, pattern_totals
+from elbo_exact.kernels.tiles import ROWS, SHORT
 from elbo_exact.models._mixture_statistics import MixtureStatistics
 from elbo_exact.models._patterns import Patterns
 from elbo_exact.models._scratch import scratch
 
 __all__ = ["BLOCK", "parts", "posterior_blocks"]
 
-BLOCK = 1024  # rows whose posteriors are kept at a time
+BLOCK = 2048  # rows whose posteriors are kept at a time
 
 
 def parts(shares: LogSimplex, components: tuple[Any, ...], coded: Patterns, task_rows: int) -> tuple[Any, ...]:
@@ -45,12 +46,25 @@ def posterior_blocks(
 ) -> Any:
     """(slice, posteriors times counts, (n, K)) of one block of rows after another; known (N, 4) as in ``kernels.mixture.responsibilities``."""
     lines, start = constants
-    tile = scratch("tile", (start.size + 5, ROWS))
     for first in range(0, len(codes), BLOCK):
         rows = slice(first, min(first + BLOCK, len(codes)))
         table = scratch("table", (rows.stop - first, start.size))
-        pattern_posteriors(errors, codes[rows], lines, start, counts[rows], tile, known[rows], table)
+        pattern_totals(codes[rows], lines, start, table)
+        if start.size <= SHORT:
+            row_posteriors(errors, counts[rows], table, known[rows])
+        else:
+            _column_posteriors(errors, counts[rows], table, known[rows])
         yield rows, table
+
+
+def _column_posteriors(errors: FloatArray, counts: FloatArray, table: FloatArray, known: FloatArray) -> None:
+    """``row_posteriors`` of many states, state by state."""
+    n_rows, n_states = table.shape
+    width = -(-n_rows // ROWS) * ROWS
+    columns, weights, own = np.zeros((n_states, width)), np.zeros(width), np.empty((4, width))
+    columns[:, :n_rows], weights[:n_rows] = table.T, counts
+    responsibilities(errors, weights, columns, own)
+    table[:], known[:] = columns[:, :n_rows].T, own[:, :n_rows].T
 
 
 @np.errstate(all="ignore")

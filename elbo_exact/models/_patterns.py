@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray, categories_or_missing
 from elbo_exact.families import Bernoulli, Categorical
-from elbo_exact.kernels.patterns import collapsed, expanded
+from elbo_exact.kernels.patterns import collapsed, expanded, pattern_sums
 
 __all__ = ["MOST", "Patterns", "patterns"]
 
@@ -36,6 +36,8 @@ class Patterns:
         The line of each row and group in `lines`.
     places : ndarray of int64
         Where the categories are among the values of all columns, in the order of the families' parameters.
+    n_entries : int
+        Values of all columns.
     n_lines : tuple of int
         Joint values of each group.
     """
@@ -45,6 +47,7 @@ class Patterns:
     ends: npt.NDArray[np.int64]
     codes: npt.NDArray[np.int32]
     places: npt.NDArray[np.int64] = field(init=False)
+    n_entries: int = field(init=False)
     n_lines: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,22 +59,41 @@ class Patterns:
             first += family.n_columns
         groups = itertools.pairwise([0, *self.ends.tolist()])
         object.__setattr__(self, "places", np.concatenate(places))
+        object.__setattr__(self, "n_entries", int(self.sizes.sum()))
         object.__setattr__(self, "n_lines", tuple(math.prod(self.sizes[first:last].tolist()) for first, last in groups))
+
+    def rows(self, batch: Any) -> npt.NDArray[np.int32]:
+        """The codes of some rows; None is all."""
+        return self.codes if batch is None else self.codes.take(batch, axis=0)
+
+    def expand(self, entries: FloatArray) -> FloatArray:
+        """Lines of all joint values, (lines, K), from those of single columns, (entries, K)."""
+        out = np.empty((sum(self.n_lines), entries.shape[1]))
+        expanded(self.sizes, self.ends, entries, out)
+        return out
+
+    def collapse(self, lines: FloatArray) -> FloatArray:
+        """The transpose of `expand`; lines are overwritten, the first by the sum of all of its group."""
+        entries = np.empty((self.n_entries, lines.shape[1]))
+        collapsed(self.sizes, self.ends, lines, entries)
+        return entries
+
+    def sums(self, codes: npt.NDArray[np.int32], weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What every entry gets of the rows' weights, (entries, K), and what all rows have together, (K,)."""
+        lines = np.zeros((sum(self.n_lines), weights.shape[1]))
+        pattern_sums(codes, weights, lines)
+        return self.collapse(lines), lines[0]
 
     def lines(self, tables: list[FloatArray]) -> FloatArray:
         """The sum over each group for every joint value and state, (lines, K); tables are (K, D, C) or (K, C), one for each family."""
         n_states = tables[0].shape[0]
-        entries = np.zeros((int(self.sizes.sum()), n_states))  # a missing value adds nothing
+        entries = np.zeros((self.n_entries, n_states))  # a missing value adds nothing
         entries[self.places] = np.concatenate([table.reshape(n_states, -1) for table in tables], axis=1).T
-        out = np.empty((sum(self.n_lines), n_states))
-        expanded(self.sizes, self.ends, entries, out)
-        return out
+        return self.expand(entries)
 
     def counts(self, lines: FloatArray) -> tuple[FloatArray, ...]:
         """The transpose of `lines`, which are overwritten: what every category has, in the shapes of the families' parameters."""
-        entries = np.empty((int(self.sizes.sum()), lines.shape[1]))
-        collapsed(self.sizes, self.ends, lines, entries)
-        flat, parts, first = entries[self.places].T, [], 0
+        flat, parts, first = self.collapse(lines)[self.places].T, [], 0
         for family in self.components:
             shape = family.log_probabilities.shape
             last = first + math.prod(shape[1:])
