@@ -54,7 +54,8 @@ def by_batches(slope: Slope, params: FloatArray, plan: Plan, state: OptimizerSta
     for _ in range(plan.passes):
         batches: list[Any] = [None]
         if size is not None and size < n_rows:
-            batches = np.split(plan.rng.permutation(n_rows), range(size, n_rows, size))
+            order = plan.rng.permutation(n_rows)
+            batches = [order[first : first + size] for first in range(0, n_rows, size)]
         for batch in batches:
             value, gradient = slope(place, batch)
             # one product sees NaN and infinities sooner than a test of every entry; it may overflow
