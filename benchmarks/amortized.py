@@ -1,4 +1,4 @@
-"""A training step of a mixture and its amortized guide on digits: ours beside PyTorch, jitted JAX and Pyro's enumerated ELBO, one thread, float64.
+"""A training step of a mixture and its amortized guide on digits: ours beside PyTorch, jitted JAX and Pyro's enumerated ELBO, float64.
 
 Same network (64-32-10, tanh), same batches of binarized digits, Adam, model and guide together. Every contender takes a number
 of passes over the 1797 rows; a step is the difference of two runs, so that starts and checks of a fit cancel.
@@ -6,7 +6,7 @@ of passes over the 1797 rows; a step is the difference of two runs, so that star
 
 from __future__ import annotations
 
-import em  # first: it sets one thread before NumPy is imported
+import em  # first: it sets the number of threads before NumPy is imported
 
 __all__ = ["CASES"]
 
@@ -62,7 +62,7 @@ def torch_run(model: Mixture, guide: Amortized, x: np.ndarray, size: int) -> Cal
     """As PyTorch users write it."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(em.THREADS)
     rows = torch.tensor(x)
 
     def run(passes: int) -> float:
@@ -124,7 +124,7 @@ def pyro_run(model: Mixture, guide: Amortized, x: np.ndarray, size: int) -> Call
     import torch
     from pyro.infer import SVI, TraceEnum_ELBO
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(em.THREADS)
     rows = torch.tensor(x)
 
     def program(seen: Any) -> None:

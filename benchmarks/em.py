@@ -10,9 +10,11 @@ import logging
 import os
 import warnings
 
+THREADS = int(os.environ.get("BENCHMARK_THREADS", "1"))  # of everybody
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ELBO_EXACT_NUM_THREADS"):
-    os.environ[variable] = "1"  # before NumPy is imported
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ[variable] = str(THREADS)  # before NumPy is imported
+if THREADS == 1:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -24,7 +26,7 @@ from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import fit_em
 from elbo_exact.models import HiddenMarkov, Mixture
 
-__all__ = ["CASES", "Case", "contenders"]
+__all__ = ["CASES", "THREADS", "Case", "contenders"]
 
 Runs = dict[str, Callable[[int], Any]]  # library -> a fit of so many iterations
 
@@ -56,7 +58,7 @@ def bernoulli_digits(quick: bool) -> Runs:
         from pomegranate.distributions import Bernoulli as Rival
         from pomegranate.gmm import GeneralMixtureModel
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(THREADS)
         rows, means = torch.tensor(x, dtype=torch.float32), np.exp(start.components[0].log_probabilities[:, :, 1])
 
         def pomegranate(n: int) -> Any:

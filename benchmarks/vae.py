@@ -1,4 +1,4 @@
-"""One training step of a Gaussian VAE: ours beside PyTorch and jitted JAX, same network, data, noise law and float width, one thread.
+"""One training step of a Gaussian VAE: ours beside PyTorch and jitted JAX, same network, data, noise law and float width.
 
 A step is: draw noise, loss, gradient, Adam. Run ``python benchmarks/vae.py``; ``--quick`` for a smoke run whose times mean nothing. The promise:
 (64-64-2, batch 64, float64) at least 2.5 times as fast as PyTorch, (784-400-20, batch 128) at least as fast.
@@ -6,13 +6,9 @@ A step is: draw noise, loss, gradient, Adam. Run ``python benchmarks/vae.py``; `
 
 from __future__ import annotations
 
-import os
+import em  # first: it sets the number of threads before NumPy is imported
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before NumPy is imported
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-
-import argparse
+import argparse  # isort: skip
 import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -48,7 +44,7 @@ def torch_step(vae: GaussianVAE, x: np.ndarray) -> Callable[[], float]:
     """A step as PyTorch users write it: linear layers, automatic derivative, torch.optim.Adam."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(em.THREADS)
     rows, features, latent = torch.tensor(x), vae.n_features, vae.n_latent
     maps = []
     for network, part in ((vae.encoder, vae.encoder_slice), (vae.decoder, vae.decoder_slice)):

@@ -337,6 +337,30 @@ def test_em_on_alarm_with_cells_missing_at_random():
     assert x.shape[1] == 37 and BayesianNetwork(*pickle.loads(pickle.dumps(fit.model)).__reduce__()[1]).nodes == truth.nodes
 
 
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+def test_em_of_a_network_goes_on_to_the_same_bits_and_never_loses(tmp_path, acceleration):
+    truth = random_network(3, zeros=True)
+    x, start = damaged_sample(truth, 60, seed=1, share=0.3), truth.randomize(np.random.default_rng(5))
+    arguments = {"tolerance": 0.0, "acceleration": acceleration, "prior": 0.1}
+    whole = ee.fit_em(start, x, max_iter=9, **arguments)
+    assert (whole.gains >= -whole.gain_errors).all() and whole.trace[-1] > whole.trace[0]
+    file = tmp_path / "fit.npz"
+    ee.fit_em(start, x, max_iter=4, checkpoint=file, **arguments)
+    resumed = ee.fit_em(start, x, max_iter=9, checkpoint=file, **arguments)
+    assert np.array_equal(resumed.trace, whole.trace)
+    for name, table in whole.model.log_tables.items():
+        assert np.array_equal(resumed.model.log_tables[name], table)
+        assert np.array_equal(table == -np.inf, truth.log_tables[name] == -np.inf)
+    renamed = BayesianNetwork(
+        {name: [f"{category}!" for category in categories] for name, categories in start.states.items()},
+        start.parents,
+        start.log_tables,
+        start.hidden,
+    )
+    with pytest.raises(ValueError, match="belongs to a fit of other data, starts or settings"):
+        ee.fit_em(renamed, x, max_iter=9, checkpoint=file, **arguments)
+
+
 def test_em_of_a_naive_bayes_network_is_a_latent_class_mixture():
     rng = np.random.default_rng(0)
     mixture = ee.models.Mixture.random(2, [3, 2, 2], rng=rng)

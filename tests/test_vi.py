@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ import elbo_exact as ee
 from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
 from elbo_exact.fit import gradients
 from elbo_exact.fit.bound import LogParameters
+from elbo_exact.fit.objectives import Elbo, ForwardKL, ImportanceWeighted, Renyi, ReweightedWakeSleep, Thermodynamic
 from elbo_exact.fit.optimizers import SGD, Adam
 from elbo_exact.guides import Amortized, Free, MeanField
 from elbo_exact.models import Mixture
@@ -40,22 +42,80 @@ def guides():
     }
 
 
-def torch_elbo(phi, theta, guide, x, counts):
-    """Total ELBO from flat logits, written again from the definition."""
-    shares, table, pairs, rates = torch.split(theta, [K, 4 * K, 4 * K, K])
+def torch_tables(phi, theta, guide, x):
+    """log p(x, z) and log q(z | x) from flat logits, written again from the definition; the Poisson column may be left out."""
+    shares, table, pairs, *rates = torch.split(theta, [K, 4 * K, 4 * K, K][: 3 + (x.shape[1] == 4)])
     x = torch.tensor(x)
     log_joint = torch.log_softmax(shares, -1) + torch.log_softmax(table.reshape(K, 4), -1)[:, x[:, 0]].T
     for d in range(2):
         log_joint = log_joint + torch.log_softmax(pairs.reshape(K, 2, 2), -1)[:, d, x[:, 1 + d]].T
-    events = x[:, 3:].double()
-    log_joint = log_joint + events * rates - torch.exp(rates) - torch.lgamma(events + 1.0)
+    if rates:
+        events = x[:, 3:].double()
+        log_joint = log_joint + events * rates[0] - torch.exp(rates[0]) - torch.lgamma(events + 1.0)
+    logits = phi.reshape(-1, K)[: len(x)] if not isinstance(guide, Amortized) else x.double()
     if isinstance(guide, Amortized):
-        (w1, b1), (w2, b2) = guide.network.views(phi)
-        logits = torch.tanh(x.double() @ w1 + b1) @ w2 + b2
-    else:
-        logits = phi.reshape(len(x), K)
-    log_q = torch.log_softmax(logits, -1)
-    return (torch.tensor(counts) * (torch.exp(log_q) * (log_joint - log_q)).sum(-1)).sum()
+        layers = guide.network.views(phi)
+        for weight, bias in layers[:-1]:
+            logits = torch.tanh(logits @ weight + bias)
+        logits = logits @ layers[-1][0] + layers[-1][1]
+    return log_joint, torch.log_softmax(logits, -1)
+
+
+def elbo_rows(log_joint, log_q):
+    return (torch.exp(log_q) * (log_joint - log_q)).sum(-1)
+
+
+def renyi_rows(alpha):
+    return lambda a, b: torch.logsumexp(b + (1.0 - alpha) * (a - b), -1) / (1.0 - alpha)
+
+
+def thermodynamic_rows(steps):
+    def rows(a, b):
+        paths = [torch.softmax(b + k / steps * (a - b), -1) for k in range(steps)]
+        return sum((path * (a - b)).sum(-1) for path in paths) / steps
+
+    return rows
+
+
+DRAWS = torch.tensor(list(itertools.product(range(K), repeat=3)))
+
+
+def importance_rows(a, b):
+    """Every three draws."""
+    weight = torch.logsumexp((a - b)[:, DRAWS], -1) - math.log(3.0)
+    return (torch.exp(b[:, DRAWS].sum(-1)) * weight).sum(-1)
+
+
+def law_of_three(a, b):
+    """Of a state resampled from three weighted draws."""
+    chosen = torch.softmax((a - b)[:, DRAWS], -1) * torch.exp(b[:, DRAWS].sum(-1))[:, :, None]
+    return torch.stack([(chosen * (DRAWS == z)).sum((1, 2)) for z in range(K)], -1)
+
+
+def two(of_model, law):
+    """The model climbs one function and the guide a cross entropy to weights that stand still; the value is that of the first."""
+
+    def rows(a, b):
+        other = (law(a, b).detach() * b).sum(-1)
+        return of_model(a, b.detach()) + other - other.detach()
+
+    return rows
+
+
+OBJECTIVES = {
+    "elbo": (Elbo(), elbo_rows),
+    "renyi 0.5": (Renyi(0.5), renyi_rows(0.5)),
+    "renyi 2": (Renyi(2.0), renyi_rows(2.0)),
+    "thermodynamic": (Thermodynamic(5), thermodynamic_rows(5)),
+    "importance": (ImportanceWeighted(3), importance_rows),
+    "forward": (ForwardKL(), two(lambda a, b: torch.logsumexp(a, -1), lambda a, b: torch.softmax(a, -1))),
+    "reweighted": (ReweightedWakeSleep(3), two(importance_rows, law_of_three)),
+}
+
+
+def torch_elbo(phi, theta, guide, x, counts):
+    """Total ELBO."""
+    return (torch.tensor(counts) * elbo_rows(*torch_tables(phi, theta, guide, x))).sum()
 
 
 def tensors(guide, model=MODEL):
@@ -63,13 +123,14 @@ def tensors(guide, model=MODEL):
     return tuple(torch.tensor(np.array(part), requires_grad=True) for part in (guide.params, theta))
 
 
+@pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("kind", list(guides()))
-def test_gradients_are_autograd(kind):
-    guide = guides()[kind]
+def test_gradients_are_autograd(kind, name):
+    guide, (objective, rows) = guides()[kind], OBJECTIVES[name]
     phi, theta = tensors(guide)
-    value = torch_elbo(phi, theta, guide, X, COUNTS)
+    value = (torch.tensor(COUNTS) * rows(*torch_tables(phi, theta, guide, X))).sum()
     value.backward()
-    ours = gradients(MODEL, guide, X, weights=COUNTS)
+    ours = gradients(MODEL, guide, X, weights=COUNTS, objective=objective)
     assert math.isclose(ours.value, value.item(), rel_tol=1e-12)
     for mine, theirs in ((ours.guide, phi.grad.numpy()), (ours.model, theta.grad.numpy())):
         assert np.linalg.norm(mine - theirs) <= 1e-10 * np.linalg.norm(theirs)
@@ -89,19 +150,49 @@ def test_gradient_in_theta_is_a_central_difference():
     assert abs(exact - slopes[1]) <= abs(slopes[1] - slopes[0]) + 1000 * U * abs(elbo(0.0)) / 2.0**-11
 
 
-def test_200_steps_of_adam_are_those_of_torch():
-    guide = guides()["amortized"]
-    start = ee.fit_vi(MODEL, guide, X, weights=COUNTS, training="joint", optimizer=Adam(1e-3), inner_iter=1, max_iter=200)
-    phi, theta = tensors(guide)
-    theirs = [torch_elbo(phi, theta, guide, X, COUNTS).item()]
+DISCRETE = Mixture(MODEL.log_weights, MODEL.components[:2])
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [(MODEL, (5,)), (DISCRETE, ()), (DISCRETE, (5,)), (DISCRETE, (7, 5))],
+    ids=["objects", "linear", "one", "two"],
+)
+def test_200_steps_of_adam_are_those_of_torch(model, hidden):
+    x = X[:, : 3 + (model is MODEL)]
+    guide = Amortized.random(x.shape[1], model.space, hidden=hidden, rng=2)
+    start = ee.fit_vi(model, guide, x, weights=COUNTS, training="joint", optimizer=Adam(1e-3), inner_iter=1, max_iter=200)
+    phi, theta = tensors(guide, model)
+    theirs = [torch_elbo(phi, theta, guide, x, COUNTS).item()]
     adam = torch.optim.Adam([phi, theta], lr=1e-3)
     for _ in range(200):
         adam.zero_grad()
-        (-torch_elbo(phi, theta, guide, X, COUNTS) / COUNTS.sum()).backward()
+        (-torch_elbo(phi, theta, guide, x, COUNTS) / COUNTS.sum()).backward()
         adam.step()
-        theirs.append(torch_elbo(phi, theta, guide, X, COUNTS).item())
+        theirs.append(torch_elbo(phi, theta, guide, x, COUNTS).item())
     assert start.n_iter == 200
     np.testing.assert_allclose(start.trace, theirs, rtol=1e-8)
+
+
+@pytest.mark.parametrize("hidden", [(5,), (7, 5)])
+def test_passes_over_mini_batches_are_those_of_torch(hidden):
+    """The batches are those of the generator that the fit gets; rows that count 0 move nothing."""
+    x, counts, rng = X[:, :3], np.where(np.arange(N) % 5 == 0, 0.0, COUNTS), np.random.default_rng(3)
+    guide = Amortized.random(3, DISCRETE.space, hidden=hidden, rng=2)
+    options = {"training": "joint", "optimizer": Adam(1e-3), "inner_iter": 6, "max_iter": 1, "batch_size": 16}
+    fit = ee.fit_vi(DISCRETE, guide, x, weights=counts, rng=np.random.default_rng(3), **options)
+    phi, theta = tensors(guide, DISCRETE)
+    adam = torch.optim.Adam([phi, theta], lr=1e-3)
+    for _ in range(6):
+        order = rng.permutation(N)
+        for first in range(0, N, 16):
+            batch = order[first : first + 16]
+            adam.zero_grad()
+            (-torch_elbo(phi, theta, guide, x[batch], counts[batch]) / counts[batch].sum()).backward()
+            adam.step()
+    assert fit.n_iter == 1
+    np.testing.assert_allclose(fit.guide.params, phi.detach().numpy(), rtol=0, atol=1e-9)
+    assert math.isclose(fit.objective, torch_elbo(phi, theta, guide, x, counts).item(), rel_tol=1e-9)
 
 
 @pytest.mark.parametrize("problem", ["coins", "mixture"])

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,8 @@ def feed(digest: Any, node: Any) -> None:
         digest.update(f"{len(node)}".encode())
         for part in node:
             feed(digest, part)
+    elif isinstance(node, Mapping):
+        feed(digest, tuple(node.items()))
     elif dataclasses.is_dataclass(node):
         digest.update(type(node).__qualname__.encode())
         for entry in dataclasses.fields(node):

@@ -1,6 +1,6 @@
 """The arrays that a model is made of, by their places: what acceleration extrapolates and a checkpoint stores.
 
-A model is a frozen dataclass of arrays, of families, and of settings. Here its arrays are listed with their places and put back.
+A model is a frozen dataclass of arrays, of families, and of settings, also in tuples and mappings. Here its arrays are listed with their places and put back.
 An array of which the model keeps a normalized copy (``LogSimplex``) is a table of log probabilities.
 """
 
@@ -42,8 +42,8 @@ def _walk(node: Any, place: str) -> Iterator[tuple[str, FloatArray]]:
     if isinstance(node, np.ndarray):
         if node.dtype == np.float64:
             yield place, node
-    elif isinstance(node, tuple) and not isinstance(node, LogSimplex):
-        for index, entry in enumerate(node):
+    elif isinstance(node, (tuple, Mapping)) and not isinstance(node, LogSimplex):
+        for index, entry in enumerate(_entries(node)):
             yield from _walk(entry, f"{place}[{index}]")
     elif dataclasses.is_dataclass(node):
         for name in _settable(node):
@@ -55,6 +55,8 @@ def _put(node: Any, place: str, arrays: Mapping[str, FloatArray]) -> Any:
         return arrays.get(place, node)
     if isinstance(node, tuple) and not isinstance(node, LogSimplex):
         return tuple(_put(entry, f"{place}[{index}]", arrays) for index, entry in enumerate(node))
+    if isinstance(node, Mapping):
+        return {key: _put(entry, f"{place}[{index}]", arrays) for index, (key, entry) in enumerate(node.items())}
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         changes = {name: _put(getattr(node, name), f"{place}.{name}" if place else name, arrays) for name in _settable(node)}
         return dataclasses.replace(node, **changes)
@@ -70,8 +72,14 @@ def _is_table(model: Any, place: str, array: FloatArray) -> bool:
     owner = model
     for part in place.rpartition(".")[0].replace("[", ".[").split("."):
         if part.startswith("["):
-            owner = owner[int(part[1:-1])]
+            owner = _entries(owner)[int(part[1:-1])]
         elif part:
             owner = getattr(owner, part)
-    kept = [getattr(owner, field.name) for field in dataclasses.fields(owner) if not field.init]
+    fields = [getattr(owner, field.name) for field in dataclasses.fields(owner) if not field.init]
+    kept = [copy for field in fields for copy in (field.values() if isinstance(field, Mapping) else [field])]
     return any(isinstance(copy, LogSimplex) and copy.given is array for copy in kept)
+
+
+def _entries(node: Any) -> tuple[Any, ...]:
+    """Of a mapping the values, by their place in it: names may hold dots and brackets."""
+    return tuple(node.values() if isinstance(node, Mapping) else node)
