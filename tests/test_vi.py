@@ -10,12 +10,12 @@ import pytest
 
 import elbo_exact as ee
 from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
-from elbo_exact.fit import gradients
-from elbo_exact.fit.bound import LogParameters
+from elbo_exact.fit import Outcome, gradients
+from elbo_exact.fit.bound import FlatParameters
 from elbo_exact.fit.objectives import Elbo, ForwardKL, ImportanceWeighted, Renyi, ReweightedWakeSleep, Thermodynamic
 from elbo_exact.fit.optimizers import SGD, Adam
 from elbo_exact.guides import Amortized, Free, MeanField
-from elbo_exact.models import Mixture
+from elbo_exact.models import Mixture, NoisyOr
 
 torch = pytest.importorskip("torch")
 U = 2.0**-53
@@ -119,7 +119,7 @@ def torch_elbo(phi, theta, guide, x, counts):
 
 
 def tensors(guide, model=MODEL):
-    theta = LogParameters(model).params
+    theta = FlatParameters(model).params
     return tuple(torch.tensor(np.array(part), requires_grad=True) for part in (guide.params, theta))
 
 
@@ -138,7 +138,7 @@ def test_gradients_are_autograd(kind, name):
 
 def test_gradient_in_theta_is_a_central_difference():
     """As for guides: two steps, their difference bounds what is left of the smaller one; rounding is that of two objectives."""
-    guide, logs = guides()["amortized"], LogParameters(MODEL)
+    guide, logs = guides()["amortized"], FlatParameters(MODEL)
     v = np.random.default_rng(1).normal(size=logs.params.size)
     v /= np.linalg.norm(v)
 
@@ -172,6 +172,62 @@ def test_200_steps_of_adam_are_those_of_torch(model, hidden):
         theirs.append(torch_elbo(phi, theta, guide, x, COUNTS).item())
     assert start.n_iter == 200
     np.testing.assert_allclose(start.trace, theirs, rtol=1e-8)
+
+
+def gaussian_problem(covariance):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(60, 2)) * [1.0, 3.0] + rng.integers(0, 3, 60)[:, None] * [4.0, -5.0]
+    return Mixture(np.log([0.2, 0.3, 0.5]), [Gaussian.random(x, K, covariance, rng=1)]), x
+
+
+def torch_gaussian(theta, covariance, x):
+    """log p(x, z) from shares, means and scales, diagonals by their logarithms."""
+    shares, means, scales = theta[:K], theta[K : 3 * K].reshape(K, 2), theta[3 * K :]
+    if covariance == "spherical":
+        factors = torch.exp(scales)[:, None, None] * torch.eye(2)
+    elif covariance == "diagonal":
+        factors = torch.diag_embed(torch.exp(scales.reshape(K, 2)))
+    else:
+        rows = scales.reshape(-1, 3).expand(K, 3)
+        zero = torch.zeros(K)
+        factors = torch.stack([torch.exp(rows[:, 0]), zero, rows[:, 1], torch.exp(rows[:, 2])], -1).reshape(K, 2, 2)
+    law = torch.distributions.MultivariateNormal(means, scale_tril=factors)
+    return torch.log_softmax(shares, -1) + law.log_prob(torch.tensor(x)[:, None])
+
+
+@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "tied", "full"])
+def test_joint_training_of_gaussians_is_that_of_torch(covariance):
+    model, x = gaussian_problem(covariance)
+    guide = Amortized.random(2, model.space, hidden=(5,), rng=2)
+    fit = ee.fit_vi(model, guide, x, training="joint", optimizer=Adam(1e-2), inner_iter=1, max_iter=200)
+    phi, theta = tensors(guide, model)
+    adam, theirs = torch.optim.Adam([phi, theta], lr=1e-2), []
+    for _ in range(201):
+        (w1, b1), (w2, b2) = guide.network.views(phi)
+        log_q = torch.log_softmax(torch.tanh(torch.tensor(x) @ w1 + b1) @ w2 + b2, -1)
+        value = elbo_rows(torch_gaussian(theta, covariance, x), log_q).sum()
+        theirs.append(value.item())
+        adam.zero_grad()
+        (-value / len(x)).backward()
+        adam.step()
+    assert fit.n_iter == 200
+    np.testing.assert_allclose(fit.trace, theirs, rtol=1e-8)
+
+
+def test_joint_training_of_gaussians_by_lbfgs_gains_and_never_loses():
+    model, x = gaussian_problem("full")
+    fit = ee.fit_vi(model, Free.optimum(model.log_joint(x)), x, training="joint", inner_iter=500, max_iter=50)
+    assert fit.outcome is Outcome.CONVERGED and (fit.gains >= -fit.gain_errors).all()
+    assert fit.objective > fit.trace[0] + 1.0
+
+
+def test_a_gaussian_that_collapses_in_joint_training_is_named():
+    x = np.array([[0.0], [0.0], [0.0], [5.0], [6.0], [7.5]])
+    model = Mixture(np.log([0.5, 0.5]), [Gaussian([[0.0], [6.0]], [0.5, 1.0], "spherical")])
+    guide = Free.optimum(model.log_joint(x))
+    fit = ee.fit_vi(model, guide, x, training="joint", optimizer=Adam(0.05), inner_iter=50, max_iter=200)
+    assert fit.outcome is Outcome.DEGENERATE and "component 0" in fit.detail
+    assert (fit.model.components[0].scales > 0.0).all()
 
 
 @pytest.mark.parametrize("hidden", [(5,), (7, 5)])
@@ -321,6 +377,6 @@ def test_bad_data_and_models():
         ee.fit_vi(excluding, MeanField(np.zeros(4), excluding.space), [[0], [1]])
     with pytest.raises(ee.ZeroEvidence, match="row 0"):
         ee.fit_vi(Mixture([0.0], [Categorical([[0.0, -np.inf]])]), Free([0.0], ee.LatentSpace((1,))), [[1]])
-    gaussian = Mixture(np.log([0.5, 0.5]), [Gaussian([[0.0], [1.0]], [1.0, 1.0], "spherical")])
-    with pytest.raises(TypeError, match="alternating"):
-        ee.fit_vi(gaussian, Free.uniform(np.zeros((2, 2))), [[0.0], [1.0]], training="joint")
+    causes = NoisyOr.from_probabilities([0.5], [[0.5]], [0.1])
+    with pytest.raises(TypeError, match="training must be 'alternating' for this model: NoisyOr has no pullback"):
+        ee.fit_vi(causes, Free.uniform(np.zeros((2, 2))), [[0], [1]], training="joint")

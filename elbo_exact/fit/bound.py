@@ -11,12 +11,13 @@ import numpy.typing as npt
 from elbo_exact._engine import pair_results
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import LogTableError
+from elbo_exact.families import Gaussian
 from elbo_exact.fit.expectation import checked_counts, weighted_sum
 from elbo_exact.fit.objectives import Elbo, Objective
-from elbo_exact.fit.parameters import parameter_arrays, probability_tables, with_arrays
+from elbo_exact.fit.parameters import owner_of, parameter_arrays, probability_tables, with_arrays
 from elbo_exact.kernels.rows import OUT_ELBO, OUT_NORMALIZER
 
-__all__ = ["Bound", "Gradients", "LogParameters", "Rows", "bound", "gradients", "rows"]
+__all__ = ["Bound", "FlatParameters", "Gradients", "Rows", "bound", "gradients", "rows"]
 
 U = 2.0**-53
 LIBM = 8.0 * U  # assumed of NumPy's exp: 4 ulp, the largest error NumPy accepts in its own tests
@@ -156,24 +157,62 @@ def gradients(
     return Gradients(total, back(next(cotangents)), model.pullback(data.x, next(cotangents)))
 
 
-class LogParameters:
-    """A model whose parameters are all logarithms, as one flat vector in the order of its ``pullback``.
+class FlatParameters:
+    """The parameters of a model as one flat vector of any real numbers, in the order of its ``pullback``.
 
-    Probabilities are renormalized on the way back, so any finite vector is a model; -inf stays -inf.
+    Logarithms and means stand for themselves: probabilities are renormalized on the way back, -inf stays -inf. Standard deviations, and
+    the diagonals of Cholesky factors, are taken by their logarithms.
     """
 
     def __init__(self, model: Any) -> None:
-        arrays, tables = parameter_arrays(model), probability_tables(model)
-        other = [place for place in arrays if place not in tables and not place.endswith("log_rates")]
-        if other or not hasattr(model, "pullback"):
-            reason = f"{other[0]} is no table of logarithms" if other else f"{type(model).__name__} has no pullback"
-            raise TypeError(f"training must be 'alternating' for this model: {reason}.")
-        self.model, self.shapes = model, {place: array.shape for place, array in arrays.items()}
-        self.params = np.concatenate([array.ravel() for array in arrays.values()])
+        if not hasattr(model, "pullback"):
+            raise TypeError(f"training must be 'alternating' for this model: {type(model).__name__} has no pullback.")
+        self.model, self.arrays = model, parameter_arrays(model)
+        tables = probability_tables(model)
+        coordinates = [_coordinates(model, place, array, tables) for place, array in self.arrays.items()]
+        self.entries = [entries for entries, _ in coordinates]
+        self.by_log = np.concatenate([by_log for _, by_log in coordinates])
+        own = [array.ravel()[entries] for array, entries in zip(self.arrays.values(), self.entries, strict=True)]
+        self.params = np.concatenate(own)
+        self.params[self.by_log] = np.log(self.params[self.by_log])
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether a component can collapse."""
+        return bool(self.by_log.any())
 
     def at(self, params: FloatArray) -> Any:
         """The model with these parameters."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        parts = np.split(params, np.cumsum(sizes)[:-1])
-        arrays = {place: part.reshape(shape) for (place, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        values = self._values(params)
+        parts = np.split(values, np.cumsum([entries.size for entries in self.entries])[:-1])
+        arrays = {}
+        for (place, array), entries, part in zip(self.arrays.items(), self.entries, parts, strict=True):
+            flat = array.ravel().copy()
+            flat[entries] = part
+            arrays[place] = flat.reshape(array.shape)
         return with_arrays(self.model, arrays, renormalize=True)
+
+    def pulled(self, params: FloatArray, gradient: FloatArray) -> FloatArray:
+        """The gradient in these parameters from that of ``pullback``."""
+        return np.where(self.by_log, gradient * self._values(params), gradient) if self.has_scales else gradient
+
+    def _values(self, params: FloatArray) -> FloatArray:
+        values = params.copy()
+        values[self.by_log] = np.exp(params[self.by_log])
+        return values
+
+
+def _coordinates(model: Any, place: str, array: FloatArray, tables: set[str]) -> tuple[Any, Any]:
+    """Entries of an array that can move, and which of them by their logarithm."""
+    every, none = np.arange(array.size), np.zeros(array.size, bool)
+    owner = owner_of(model, place)
+    if place in tables or place.endswith("log_rates") or (isinstance(owner, Gaussian) and place.endswith("means")):
+        return every, none
+    if not isinstance(owner, Gaussian):
+        raise TypeError(f"training must be 'alternating' for this model: {place} is no table of logarithms.")
+    if owner.covariance in ("spherical", "diagonal"):
+        return every, ~none
+    square = array.shape[-2:]
+    masks = np.tri(*square) > 0.0, np.eye(*square) > 0.0
+    moving, diagonal = (np.broadcast_to(mask, array.shape).ravel() for mask in masks)
+    return np.flatnonzero(moving), diagonal[moving]

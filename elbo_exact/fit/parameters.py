@@ -15,7 +15,7 @@ import numpy as np
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._simplex import LogSimplex, renormalized
 
-__all__ = ["parameter_arrays", "probability_tables", "with_arrays"]
+__all__ = ["owner_of", "parameter_arrays", "probability_tables", "with_arrays"]
 
 
 def parameter_arrays(model: Any) -> dict[str, FloatArray]:
@@ -69,15 +69,21 @@ def _settable(node: Any) -> list[str]:
 
 def _is_table(model: Any, place: str, array: FloatArray) -> bool:
     """Whether the dataclass around the place keeps a normalized copy of this array."""
+    owner = owner_of(model, place)
+    fields = [getattr(owner, field.name) for field in dataclasses.fields(owner) if not field.init]
+    kept = [copy for field in fields for copy in (field.values() if isinstance(field, Mapping) else [field])]
+    return any(isinstance(copy, LogSimplex) and copy.given is array for copy in kept)
+
+
+def owner_of(model: Any, place: str) -> Any:
+    """The dataclass, among those the model is made of, that the array at a place belongs to."""
     owner = model
     for part in place.rpartition(".")[0].replace("[", ".[").split("."):
         if part.startswith("["):
             owner = _entries(owner)[int(part[1:-1])]
         elif part:
             owner = getattr(owner, part)
-    fields = [getattr(owner, field.name) for field in dataclasses.fields(owner) if not field.init]
-    kept = [copy for field in fields for copy in (field.values() if isinstance(field, Mapping) else [field])]
-    return any(isinstance(copy, LogSimplex) and copy.given is array for copy in kept)
+    return owner
 
 
 def _entries(node: Any) -> tuple[Any, ...]:

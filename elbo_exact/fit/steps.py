@@ -11,7 +11,7 @@ import numpy as np
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.ascent import Plan, Slope, by_batches, by_lbfgs
-from elbo_exact.fit.bound import Bound, LogParameters, Rows, bound
+from elbo_exact.fit.bound import Bound, FlatParameters, Rows, bound
 from elbo_exact.fit.loop import Step, Stopped
 from elbo_exact.fit.objectives import Elbo, Objective, Potential
 from elbo_exact.fit.optimizers import NaturalGradient
@@ -118,7 +118,7 @@ class Joint:
 
     def __init__(self, walker: Walker, start: Bound) -> None:
         self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
-        self.logs = LogParameters(start.model)
+        self.flat = FlatParameters(start.model)
         self.linear = linear_mixture(start.model, walker.data.x, walker.plan.batch_size)
         self.network = linear_network(start.guide, self.linear)
         # L-BFGS-B goes on until digits run out; an optimizer's step is not worth an engine that has them all
@@ -129,16 +129,18 @@ class Joint:
 
     def step(self, point: Bound) -> Step:
         """Both along the gradient."""
-        self.logs = LogParameters(point.model)
-        params = np.concatenate([point.guide.params, self.logs.params])
+        self.flat = FlatParameters(point.model)
+        params = np.concatenate([point.guide.params, self.flat.params])
         data = self.walker.data
         following = self.walker.judged(
             point, self.walker.climb_by_slope(self.slope, params), lambda values: bound(*self._at(values), data)
         )
+        if self.flat.has_scales:  # an M-step refuses a component that has shrunk to a point or a flat
+            following.model.maximize(following.model.statistics(data.x, data.counts[:, None] * following.weights))
         return _gained(point, following, 0.0)
 
     def _at(self, params: FloatArray) -> tuple[Any, Any]:
-        return self.logs.at(params[self.width :]), self.guide.with_params(params[: self.width])
+        return self.flat.at(params[self.width :]), self.guide.with_params(params[: self.width])
 
     def _slope(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
         data = self.walker.data
@@ -159,8 +161,8 @@ class Joint:
         """The same of log p and a `LinearMixture`."""
         if self.linear is not None:
             return self.linear.log_joint(params, self.linear.coded.rows(batch))
-        model = self.logs.at(params)
-        return model.log_joint(x), lambda cotangent: model.pullback(x, cotangent)
+        model = self.flat.at(params)
+        return model.log_joint(x), lambda cotangent: self.flat.pulled(params, model.pullback(x, cotangent))
 
     def _slope_in_one_pass(self, params: FloatArray, batch: Any) -> tuple[float, FloatArray]:
         """The same for the ELBO of rows that model and guide both take as codes: half the time of a batch of 128."""

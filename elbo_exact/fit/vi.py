@@ -50,7 +50,8 @@ def fit_vi(
     Parameters
     ----------
     model : Mixture, or any model with log_joint_and_error, statistics, maximize and rounding_loss
-        Where to start. Joint training wants ``pullback`` and parameters that are logarithms.
+        Where to start. Joint training wants ``pullback``, and parameters that are logarithms or those of a Gaussian, whose standard
+        deviations (diagonals of Cholesky factors) move by their logarithms; a component that collapses ends it as DEGENERATE.
     guide : Free, MeanField, Amortized, or any guide with forward
         Where to start.
     x : array_like, N observations
