@@ -33,7 +33,7 @@ def test_products_are_the_log_joint_and_its_pullback(rows):
     exact, error = MODEL.log_joint_and_error(seen)
     np.testing.assert_allclose(table, exact, rtol=0, atol=2.0 * error.max())  # the same sums in another order
     cotangent = RNG.normal(size=table.shape)
-    ours, theirs = back(cotangent), MODEL.pullback(seen, cotangent)
+    ours, theirs = back(np.asfortranarray(cotangent)), MODEL.pullback(seen, cotangent)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=30 * 3 * 2.0**-50)  # sums of thirty rows of three terms
 
 
@@ -70,7 +70,7 @@ def test_a_network_on_codes_is_the_guide_and_its_pullback(hidden, activation, fa
     # sums of at most 33 terms in another order, through one or two more layers of so many
     np.testing.assert_allclose(table, expected, rtol=0, atol=33**2 * 2.0**-52 * (1.0 + np.abs(expected).max()))
     cotangent = RNG.normal(size=table.shape)
-    found, wanted = back(cotangent), to_params(cotangent)
+    found, wanted = back(np.asfortranarray(cotangent)), to_params(cotangent)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=33**2 * 2.0**-52 * (1.0 + np.abs(wanted).max()))
 
 

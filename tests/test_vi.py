@@ -174,6 +174,14 @@ def test_200_steps_of_adam_are_those_of_torch(model, hidden):
     np.testing.assert_allclose(start.trace, theirs, rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", [name for name, (objective, _) in OBJECTIVES.items() if objective.is_one_function])
+def test_joint_training_on_batches_climbs_every_objective(name):
+    guide, objective = Amortized.random(3, DISCRETE.space, hidden=(5,), rng=2), OBJECTIVES[name][0]
+    options = {"training": "joint", "optimizer": Adam(1e-3), "inner_iter": 5, "max_iter": 4, "batch_size": 16, "rng": 0}
+    fit = ee.fit_vi(DISCRETE, guide, X[:, :3], objective=objective, **options)
+    assert fit.outcome is Outcome.MAX_ITER and fit.objective > fit.trace[0]
+
+
 def gaussian_problem(covariance):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(60, 2)) * [1.0, 3.0] + rng.integers(0, 3, 60)[:, None] * [4.0, -5.0]

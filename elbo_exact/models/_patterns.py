@@ -81,7 +81,7 @@ class Patterns:
     def sums(self, codes: npt.NDArray[np.int32], weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """What every entry gets of the rows' weights, (entries, K), and what all rows have together, (K,)."""
         lines = np.zeros((sum(self.n_lines), weights.shape[1]))
-        pattern_sums(codes, weights, lines)
+        pattern_sums(codes, np.ascontiguousarray(weights), lines)
         return self.collapse(lines), lines[0]
 
     def lines(self, tables: list[FloatArray]) -> FloatArray:
