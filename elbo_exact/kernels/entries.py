@@ -1,6 +1,6 @@
 """Entries of categorical columns in the layout of `patterns.expanded`, and the way back: log probabilities from logits, and numbers.
 
-A row of ``columns``, (4, D), says for every column: where its logits start, how far they are apart from state to state, how many
+The rows of ``columns``, (4, D), say of every column: where its logits start, how far they are apart from state to state, how many
 categories it has, and which entry is the first. No error bounds here: an optimizer needs none.
 """
 
@@ -34,7 +34,8 @@ def alike(columns, d):
 def located(columns, first, last, n_states, where, line, state):
     """ROWS pairs of a column and a state from number ``first`` on: first logit, first entry, and the state; beyond ``last`` - 1 that one.
 
-    Pairs, so that loops over them are long, though columns have few categories and models few states: 3 times as fast as states alone.
+    Pairs, so that loops over them are long, though columns have few categories and models few states: ten states alone take 1.2 to 1.7
+    times as long (AVX2, 2026).
     """
     d, k = first // n_states, first % n_states
     for i in range(ROWS):

@@ -142,21 +142,21 @@ def layer_inputs(slopes, layer, units):
 
 
 @kernel
-def weighted_tile(counts, first, tile, total):
-    """Lanes of a tile times the counts of its rows, 0 where that is 0 or the row does not exist."""
+def weighted_tile(counts, first, tile, own):
+    """Lanes of a tile times the counts of its rows, 0 where that is 0 or the row does not exist; ``own`` is a row of scratch."""
     for i in range(ROWS):
-        total[i] = counts[min(first + i, counts.size - 1)] if first + i < counts.size else 0.0
+        own[i] = counts[min(first + i, counts.size - 1)] if first + i < counts.size else 0.0
     for k in range(tile.shape[0]):
         for i in range(ROWS):
-            tile[k, i] = tile[k, i] * total[i] if total[i] > 0.0 else 0.0
+            tile[k, i] = tile[k, i] * own[i] if own[i] > 0.0 else 0.0
 
 
 @kernel(void(TABLE, TABLE, TABLE, ROW, OUT2, OUT2, OUT2, OUT2, OUT))
-def elbo_layer(log_joint, hidden, layer, counts, turned_layer, q, d_hidden, d_layer, out):
+def elbo_layer(log_joint, hidden, layer, counts, scratch, q, d_hidden, d_layer, out):
     """The last layer of a network, softmax and ELBO, forth and back in one pass: out[0] = sum over rows of count * ELBO.
 
-    q times counts, (n, K); the derivatives of the sum in ``hidden``, (n, H), and in ``layer``, (H + 1, K), biases last; turned_layer is
-    (K, H) of scratch. Rows that count 0 add nothing, not even an infinity.
+    q times counts, (n, K); the derivatives of the sum in ``hidden``, (n, H), and in ``layer``, (H + 1, K), biases last; scratch is
+    (K, H), in which the last of these is summed, turned. Rows that count 0 add nothing, not even an infinity.
     """
     (n_rows, n_states), width = log_joint.shape, hidden.shape[1]
     all_units, all_joint, all_weights, known = state_tiles(), state_tiles(), state_tiles(), row_tiles()
@@ -165,7 +165,7 @@ def elbo_layer(log_joint, hidden, layer, counts, turned_layer, q, d_hidden, d_la
     for k in range(n_states):
         d_layer[width, k] = 0.0
         for h in range(width):
-            turned_layer[k, h] = 0.0
+            scratch[k, h] = 0.0
     for first in range(0, n_rows, ROWS):
         turned(hidden, first, units)
         turned(log_joint, first, joint)
@@ -180,13 +180,13 @@ def elbo_layer(log_joint, hidden, layer, counts, turned_layer, q, d_hidden, d_la
             own = hidden[first + i]
             out[0] += mean[0, i]
             for k in range(n_states):
-                slope, sums = joint[k, i], turned_layer[k]
+                slope, sums = joint[k, i], scratch[k]
                 d_layer[width, k] += slope
                 for h in range(width):
                     sums[h] += slope * own[h]
     for h in range(width):
         for k in range(n_states):
-            d_layer[h, k] = turned_layer[k, h]
+            d_layer[h, k] = scratch[k, h]
 
 
 @kernel
