@@ -182,6 +182,13 @@ def test_joint_training_on_batches_climbs_every_objective(name):
     assert fit.outcome is Outcome.MAX_ITER and fit.objective > fit.trace[0]
 
 
+def test_the_progress_bar_shows_the_objective_and_the_exact_gap(capsys):
+    guide = guides()["amortized"]
+    fit = ee.fit_vi(MODEL, guide, X, weights=COUNTS, training="joint", optimizer=Adam(1e-3), max_iter=2, progress=True)
+    gap = COUNTS @ ee.gap(fit.model.log_joint(X), fit.guide.log_q(X))
+    assert f"objective {fit.objective:.6f}, gap {gap:.3g}" in capsys.readouterr().err
+
+
 def gaussian_problem(covariance):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(60, 2)) * [1.0, 3.0] + rng.integers(0, 3, 60)[:, None] * [4.0, -5.0]

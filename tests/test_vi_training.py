@@ -88,7 +88,7 @@ def test_clipping_saves_a_rate_that_is_too_large():
             fit_vi(CLASSES, guide, PROBLEM.x, optimizer=SGD(0.1), clip_norm=bad)
 
 
-def test_a_fit_stops_where_rows_that_it_does_not_see_are_likeliest():
+def test_a_fit_stops_where_rows_that_it_does_not_see_are_likeliest(tmp_path):
     """Three classes on forty respondents overfit; the kept model is the best on the others among all steps, each refitted."""
     model, everybody = Mixture.random(3, [2] * 4, rng=1), np.repeat(PROBLEM.x, PROBLEM.counts.astype(int), axis=0)
     order = np.random.default_rng(1).permutation(len(everybody))
@@ -107,6 +107,14 @@ def test_a_fit_stops_where_rows_that_it_does_not_see_are_likeliest():
     assert abs(float(np.sum(ee.log_evidence(fit.model.log_joint(held)))) - max(values)) <= ROUNDING
     again = fit_vi(model, guide, seen, max_iter=fit.n_iter)
     np.testing.assert_array_equal(again.trace, fit.trace)
+    file = ee.fit.Checkpoint(tmp_path / "fit.npz", seconds=0.0)
+    for steps in (1, fit.n_iter + 2, 200, 200):  # before the best step, after it, to the end, and once more
+        resumed = fit_vi(model, guide, seen, validation=held, patience=4, max_iter=steps, checkpoint=file)
+    assert resumed.outcome is Outcome.EARLY_STOP and resumed.detail == fit.detail
+    np.testing.assert_array_equal(resumed.trace, fit.trace)
+    np.testing.assert_array_equal(resumed.guide.params, fit.guide.params)
+    with pytest.raises(ValueError, match="belongs to a fit of other data, starts or settings"):
+        fit_vi(model, guide, seen, validation=held[1:], patience=4, max_iter=200, checkpoint=file)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +147,8 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
         fit_vi(CLASSES, guide, PROBLEM.x, weights=PROBLEM.counts, max_iter=2, checkpoint=path)
     with pytest.raises(ValueError, match="the folder of the checkpoint must exist"):
         fit_vi(CLASSES, guide, PROBLEM.x, checkpoint=tmp_path / "no" / "fit.npz")
-    with pytest.raises(ValueError, match="checkpoint must be None beside validation"):
-        fit_vi(CLASSES, guide, PROBLEM.x, checkpoint=path, validation=PROBLEM.x)
+    with pytest.raises(ValueError, match="belongs to a fit of other data, starts or settings"):
+        fit_vi(CLASSES, guide, PROBLEM.x, max_iter=2, checkpoint=path, validation=PROBLEM.x)
     path.write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ValueError, match="fit.npz"):
         fit_vi(CLASSES, guide, PROBLEM.x, max_iter=2, checkpoint=path)

@@ -15,7 +15,7 @@ from elbo_exact.families import Gaussian
 from elbo_exact.fit.expectation import checked_counts, weighted_sum
 from elbo_exact.fit.objectives import Elbo, Objective
 from elbo_exact.fit.parameters import owner_of, parameter_arrays, probability_tables, with_arrays
-from elbo_exact.kernels.rows import OUT_ELBO, OUT_NORMALIZER
+from elbo_exact.kernels.rows import OUT_ELBO, OUT_GAP, OUT_NORMALIZER
 
 __all__ = ["Bound", "FlatParameters", "Gradients", "Rows", "bound", "gradients", "rows"]
 
@@ -45,6 +45,14 @@ class Bound:
     weights_error: float  # their relative error; inf where there is no bound
     objective: float
     objective_error: float
+    counts: FloatArray
+
+    @property
+    def status(self) -> str:
+        """For a progress bar: the objective, and how far the ELBO of all rows lies below their log evidence."""
+        used = self.counts > 0.0
+        results, _ = pair_results(self.log_joint[used], self.log_q[used], False, False, "raise", None)
+        return f"objective {self.objective:.6f}, gap {float(self.counts[used] @ results[:, OUT_GAP]):.3g}"
 
 
 def rows(
@@ -78,7 +86,7 @@ def bound(model: Any, guide: Any, data: Rows, table: tuple[FloatArray, FloatArra
         log_prior, prior_error = model.log_prior(data.prior)
         total += log_prior
         total_error += prior_error + U * abs(total)
-    return Bound(model, guide, log_joint, log_q, weights, weights_error, total, total_error)
+    return Bound(model, guide, log_joint, log_q, weights, weights_error, total, total_error, data.counts)
 
 
 def _valued(log_joint: FloatArray, log_q: FloatArray, objective: Objective) -> tuple[FloatArray, FloatArray, FloatArray, float]:

@@ -105,7 +105,7 @@ def climb(
         if watch is not None:
             watch(point, Walk(point.model, trace, gains, errors))
         if bar is not None:
-            bar.set_postfix_str(f"objective {point.objective:.6f}", refresh=False)
+            bar.set_postfix_str(getattr(point, "status", f"objective {point.objective:.6f}"), refresh=False)
             bar.update()
     if bar is not None:
         bar.close()

@@ -29,6 +29,10 @@ class Validation:
             return -math.inf
         return math.fsum(np.atleast_1d(log_evidence(point.model.log_joint(self.x))).tolist())
 
+    def resume(self, step: int, best_step: int, best: Bound) -> None:
+        """As after so many steps, of which one was the best."""
+        self.step, self.best_step, self.best, self.highest = step, best_step, best, self._evidence(best)
+
     def note(self, point: Bound) -> None:
         """One step further."""
         self.step += 1

@@ -87,7 +87,7 @@ def fit_vi(
     rng : numpy.random.Generator or seed, optional
         Shuffles.
     progress : bool
-        Show a bar on stderr.
+        Show a bar on stderr, with the current objective and the exact gap of the ELBO.
 
     Returns
     -------
@@ -127,10 +127,16 @@ def fit_vi(
         raise ValueError("prior must be None in joint training; use training='alternating'.")
     plan = Plan(optimizer, batch_size, integer(inner_iter, "inner_iter", 1), clip_norm, np.random.default_rng(rng))
     refuse_plan(guide, training, plan)
-    if validation is not None and checkpoint is not None:
-        raise ValueError("checkpoint must be None beside validation: its file does not hold the best step.")
     walker = Walker(data, plan)
-    settings = (data, training, dataclasses.replace(plan, rng=None), None if rng is None else plan.rng.bit_generator.state)
+    seed = None if rng is None else plan.rng.bit_generator.state
+    settings = (
+        data,
+        training,
+        dataclasses.replace(plan, rng=None),
+        seed,
+        None if validation is None else np.asarray(validation),
+        patience,
+    )
     record = None if checkpoint is None else open_record(checkpoint, model, guide, settings)
     before = None if record is None else record.resumed(walker)
     if before is not None:
@@ -141,6 +147,9 @@ def fit_vi(
         start = possible(bound(model, guide, data), data)
     step = walker.alternate if training == "alternating" else Joint(walker, start).step
     held = Validation(validation, integer(patience, "patience", 1), start)
+    if before is not None and before.best is not None:
+        best_step, best_model, best_guide = before.best
+        held.resume(len(before.gains), best_step, bound(best_model, best_guide, data))
     last = start
 
     def watch(point: Bound, walk: Walk) -> None:
@@ -148,7 +157,7 @@ def fit_vi(
         last = point
         held.note(point)
         if record is not None:
-            record.note(walk, point.guide, walker)
+            record.note(walk, point.guide, walker, held)
 
     def guarded(point: Bound) -> Step:
         held.stop_if_stale()
@@ -159,7 +168,9 @@ def fit_vi(
         start, guarded, integer(max_iter, "max_iter", 1), tolerance, "VI" if progress else None, before=path, watch=watch
     )
     if record is not None:
-        record.finish(Walk(last.model, fit.trace.tolist(), fit.gains.tolist(), fit.gain_errors.tolist()), last.guide, walker)
+        record.finish(
+            Walk(last.model, fit.trace.tolist(), fit.gains.tolist(), fit.gain_errors.tolist()), last.guide, walker, held
+        )
     return held.kept(dataclasses.replace(fit, guide=last.guide))
 
 

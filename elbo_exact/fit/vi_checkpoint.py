@@ -17,10 +17,11 @@ from elbo_exact._npz import read_arrays
 from elbo_exact.fit.checkpoint import Checkpoint, feed, flat_arrays, open_path, restored, write_whole
 from elbo_exact.fit.loop import Walk
 from elbo_exact.fit.optimizers import OptimizerState
+from elbo_exact.fit.validation import Validation
 
 __all__ = ["Record", "Resumed", "open_record"]
 
-MEMBERS = ("count", "fingerprint", "gain_errors", "gains", "guide", "model", "moments", "rng", "trace")
+MEMBERS = ("best", "best_step", "count", "fingerprint", "gain_errors", "gains", "guide", "model", "moments", "rng", "trace")
 
 
 class Resumed(NamedTuple):
@@ -31,6 +32,7 @@ class Resumed(NamedTuple):
     trace: list[float]
     gains: list[float]
     errors: list[float]
+    best: tuple[int, Any, Any] | None  # step, model and guide of the highest validation evidence
 
 
 @dataclass(eq=False)
@@ -63,21 +65,30 @@ class Record:
             walker.plan.rng.bit_generator.state = json.loads(arrays["rng"].tobytes())
             model = restored(self.model, np.asarray(arrays["model"], np.float64))
             guide = self.guide.with_params(np.asarray(arrays["guide"], np.float64))
-        except (ValueError, TypeError, KeyError) as error:
+            best = None
+            if arrays["best"].size:
+                of_model, of_guide = np.split(np.asarray(arrays["best"], np.float64), [arrays["model"].size])
+                best = int(arrays["best_step"][0]), restored(self.model, of_model), self.guide.with_params(of_guide)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ValueError(f"{name} is not a valid checkpoint: {str(error).splitlines()[0]}") from None
-        return Resumed(model, guide, *(arrays[key].tolist() for key in ("trace", "gains", "gain_errors")))
+        trace, gains, errors = (arrays[key].tolist() for key in ("trace", "gains", "gain_errors"))
+        return Resumed(model, guide, trace, gains, errors, best)
 
-    def note(self, walk: Walk, guide: Any, walker: Any) -> None:
+    def note(self, walk: Walk, guide: Any, walker: Any, held: Validation) -> None:
         """Write if it is time."""
         if time.monotonic() - self.written >= self.seconds:
-            self.finish(walk, guide, walker)
+            self.finish(walk, guide, walker, held)
 
-    def finish(self, walk: Walk, guide: Any, walker: Any) -> None:
+    def finish(self, walk: Walk, guide: Any, walker: Any, held: Validation) -> None:
         """Write."""
-        state = walker.state
+        state, best = walker.state, np.zeros(0)
+        if held.x is not None:
+            best = np.concatenate([flat_arrays(held.best.model), held.best.guide.params])
         moments = [] if state is None else list(state.moments)
         write_whole(
             self.path,
+            best=best,
+            best_step=np.array([held.best_step], np.int64),
             count=np.array([] if state is None else [state.count], np.int64),
             fingerprint=np.frombuffer(self.fingerprint, np.uint8),
             gain_errors=np.array(walk.errors, np.float64),
