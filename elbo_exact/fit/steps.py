@@ -171,8 +171,7 @@ class Joint:
         counts = counts if batch is None else counts[batch]
         gradient = np.empty(params.size)
         log_joint, pull = self.linear.log_joint(params[self.width :], codes)
-        shares = counts / max(counts.sum(), 1e-300)
-        total, q = self.network.elbo(params[: self.width], codes, log_joint, shares, gradient[: self.width])
+        total, q = self.network.elbo(params[: self.width], codes, log_joint, _Shares(counts).share, gradient[: self.width])
         pull(q, gradient[self.width :])
         return total, gradient
 
