@@ -5,7 +5,6 @@ With NUMBA_DISABLE_JIT=1 the same tests run in the interpreter.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -16,7 +15,7 @@ from elbo_exact.families import Bernoulli, Categorical, Poisson
 from elbo_exact.kernels.mixture import responsibilities, row_posteriors
 from elbo_exact.kernels.patterns import collapsed, expanded, pattern_sums, pattern_totals
 from elbo_exact.kernels.tiles import ROWS
-from elbo_exact.models._patterns import MOST, patterns
+from elbo_exact.models._patterns import MOST, SHARE, WIDEST, patterns
 
 N_STATES = 3
 
@@ -50,7 +49,7 @@ def each_column(components: tuple[Any, ...], tables: list[Any]) -> list[Any]:
 def test_sums_over_groups_are_sums_over_columns(n_rows: int, missing: bool) -> None:
     components, x = data(n_rows, missing)
     coded = patterns(components, x)
-    assert coded is not None and max(coded.n_lines) <= max(7, min(MOST, n_rows // 4))
+    assert coded is not None and max(coded.n_lines) <= max(7, min(MOST, n_rows // SHARE))
     tables, start = whole_tables(components), np.arange(3.0)
     out = np.empty((n_rows, N_STATES))
     pattern_totals(coded.codes, coded.lines(tables), start, out)
@@ -69,34 +68,49 @@ def test_sums_over_groups_are_sums_over_columns(n_rows: int, missing: bool) -> N
             assert np.array_equal(table[:, value], weights[column == value].sum(axis=0))
 
 
-def test_lines_are_joint_values_in_the_order_of_the_states_of_a_space() -> None:
-    sizes, ends = np.array([2, 3, 4, 5]), np.array([1, 3, 4])
-    entries = np.random.default_rng(0).integers(-50, 50, (14, 2)).astype(float)
-    starts, lines = np.array([0, 2, 5, 9]), []
-    for first, last in itertools.pairwise([0, *ends.tolist()]):
-        for values in itertools.product(*(range(size) for size in sizes[first:last])):
-            lines.append(sum(entries[starts[first + d] + value] for d, value in enumerate(values)))
-    out = np.empty((len(lines), 2))
-    expanded(sizes, ends, entries, out)
-    assert np.array_equal(out, np.array(lines))
-    cotangent, back = np.random.default_rng(1).integers(-9, 9, out.shape).astype(float), np.empty_like(entries)
-    product = (out * cotangent).sum()
-    collapsed(sizes, ends, cotangent, back)
+def test_lines_are_the_joint_values_of_a_tree() -> None:
+    """Two groups: of two columns with three of their six pairs, and of one column."""
+    entries = np.random.default_rng(0).integers(-50, 50, (9, 2)).astype(float)
+    steps, tree = (
+        np.array([[2, 0], [3, 0], [4, 3]]),
+        np.array([[0, 0], [0, 1], [0, 2], [0, 4], [1, 3], [0, 5], [0, 6], [0, 7], [0, 8]]),
+    )
+    expected = [entries[0] + entries[2], entries[0] + entries[4], entries[1] + entries[3], *entries[5:]]
+    out = np.full((7, 2), np.nan)
+    expanded(steps, tree, entries, out)
+    assert np.array_equal(out, np.array(expected))
+    cotangent, back = np.random.default_rng(1).integers(-9, 9, out.shape).astype(float), np.full(entries.shape, np.nan)
+    product, totals = (out * cotangent).sum(), (cotangent[:3].sum(axis=0), cotangent[3:].sum(axis=0))
+    collapsed(steps, tree, cotangent, back)
     assert product == (entries * back).sum()
+    assert np.array_equal(cotangent[0], totals[0]) and np.array_equal(cotangent[3], totals[1])
+
+
+def test_only_joint_values_that_occur_have_lines() -> None:
+    """Copies of a column and constants cost nothing; a column too wide for a table of its values is sorted."""
+    rng = np.random.default_rng(2)
+    one, wide = rng.integers(0, 3, 600), rng.integers(0, 7, 600) * (WIDEST // 4)
+    components = (Categorical.random(2, 3, rng=0),) * 5, (Categorical(np.full((2, 2 * WIDEST), -np.log(2 * WIDEST))),)
+    coded = patterns(components[0], np.column_stack([one, one, np.ones(600), one, one]))
+    assert coded is not None and coded.n_lines == (3,)
+    coded = patterns((*components[0][:1], *components[1]), np.column_stack([one, wide]))
+    assert coded is not None and coded.n_lines == (21,)
+    pairs = np.unique(np.column_stack([one, wide]), axis=0, return_inverse=True)[1]
+    assert np.array_equal(coded.codes[:, 0], pairs)
 
 
 @pytest.mark.parametrize("n_rows", [1, ROWS - 1, ROWS, ROWS + 1, 100])
 def test_posteriors_of_rows_have_the_bits_of_those_of_columns(n_rows: int) -> None:
     joint = np.random.default_rng(n_rows).normal(size=(n_rows, N_STATES)) * 5.0
     counts, errors = np.arange(1.0, n_rows + 1.0), np.full((2, N_STATES), 2.0**-50)
-    table, known = joint.copy(), np.empty((n_rows, 4))
+    table, known = joint.copy(), np.empty((4, n_rows))
     row_posteriors(errors, counts, table, known)
     width = -n_rows % ROWS + n_rows
     columns, other, padded = np.zeros((N_STATES, width)), np.empty((4, width)), np.zeros(width)
     columns[:, :n_rows], padded[:n_rows] = joint.T, counts
     responsibilities(errors, padded, columns, other)
     assert np.array_equal(table, columns[:, :n_rows].T)
-    assert np.array_equal(known, other[:, :n_rows].T)
+    assert np.array_equal(known, other[:, :n_rows])
 
 
 def test_other_families_have_no_codes() -> None:

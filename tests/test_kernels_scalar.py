@@ -57,6 +57,12 @@ def _weights(x, top, out):  # type: ignore[no-untyped-def]
         out[i] = scalar.weight(x[i], top[i])
 
 
+@numba.njit(error_model="numpy")
+def _powers(k, more, out):  # type: ignore[no-untyped-def]
+    for i in range(k.size):
+        out[i] = scalar.whole_power(k[i], more)
+
+
 def neighbors(x: Array) -> Array:
     """Each number with the doubles beside it."""
     return np.concatenate([np.nextafter(x, -np.inf), x, np.nextafter(x, np.inf)])
@@ -229,6 +235,14 @@ def test_weight_error_and_limits() -> None:
     for a, m, w in zip(x[4:].tolist(), top[4:].tolist(), out[4:].tolist(), strict=True):
         ball = (arb(a) - arb(m)).exp()
         assert abs(arb(w) - ball) <= ball * (2.0 * U) + ETA, (a, m)
+
+
+@pytest.mark.parametrize("more", [-7.0, 0.0, 100.0])
+def test_whole_powers_are_exact(more: float) -> None:
+    k = np.arange(-1022.0, 1024.0) - more
+    out = np.empty_like(k)
+    _powers(k, more, out)
+    assert out.tolist() == [math.ldexp(1.0, int(power + more)) for power in k.tolist()]
 
 
 def digest() -> str:

@@ -56,8 +56,9 @@ def test_normalized_rows_bound_their_rounding() -> None:
     rng = np.random.default_rng(1)
     table, known = rng.normal(size=(50, 3)), np.column_stack([rng.normal(size=50), np.full(50, 2.0**-40), np.zeros(50)])
     table[::7, 1] = NINF
-    value, error = np.empty_like(table), np.empty_like(table)
-    normalized_rows(table, known, value, error)
+    value, error, worst = np.empty_like(table), np.empty_like(table), np.empty(50)
+    normalized_rows(table, known, value, error, worst)
+    assert np.array_equal(worst, error.max(axis=1))
     for i, c in np.ndindex(table.shape):
         if table[i, c] == NINF:
             assert value[i, c] == NINF and error[i, c] == 0.0
@@ -66,19 +67,22 @@ def test_normalized_rows_bound_their_rounding() -> None:
             assert 2.0**-40 + rounding <= error[i, c] <= 1.02 * (2.0**-40 + U * abs(value[i, c]))
 
 
-def test_squared_errors_are_those_of_the_formula() -> None:
+def test_squared_errors_are_at_least_those_of_the_formula() -> None:
+    """At most a binary digit more in every logarithm."""
     rng = np.random.default_rng(2)
     counts, relative, out = rng.random((40, 3)) * 100.0, 2.0**-30, np.empty(1)
     counts[3] = 0.0
     counts[4] = [0.0, 1.0, 0.0]
     counts[5] = [1e-320, 1.0, 1.0]  # its logarithm is far below any size that is looked at
     squared_errors(counts, relative, out)
-    terms = []
+    terms: tuple[list[float], list[float]] = [], []
     for row in counts.tolist():
         for count in row:
             if count > 0.0:
                 share = count / math.fsum(row)
                 size = -math.log(share) if share > 1e-304 else 2000.0
-                terms.append(count * (relative + LOG_ERROR * size) ** 2)
-    exact = math.fsum(terms)
-    assert abs(out[0] - exact) <= exact * (counts.size + 8) * U
+                for more, bound in zip((0.0, math.log(2.0)), terms, strict=True):
+                    bound.append(count * (relative + LOG_ERROR * (size + more)) ** 2)
+    least, most = map(math.fsum, terms)
+    slack = (counts.size + 8) * U
+    assert least * (1.0 - slack) <= out[0] <= most * (1.0 + slack)

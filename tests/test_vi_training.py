@@ -152,3 +152,44 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     path.write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ValueError, match="fit.npz"):
         fit_vi(CLASSES, guide, PROBLEM.x, max_iter=2, checkpoint=path)
+
+
+SINGLE = 2.0**-24
+
+
+def test_gradients_in_single_precision_are_off_by_its_roundings():
+    """A linear network: logits of I products and additions move p by at most exp(2 delta); then the products with x are summed."""
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(20, 4)), rng.normal(size=(20, 3))
+    guide = Amortized.random(4, ee.LatentSpace((3,)), hidden=(), rng=1, dtype=np.float32)
+    double = Amortized(guide.params.astype(np.float64), guide.network, guide.factors)
+    weight, bias = double.params[:12].reshape(4, 3), double.params[12:]
+    delta = 6 * SINGLE * (np.abs(x) @ np.abs(weight) + np.abs(bias)).max(axis=1, keepdims=True)
+    p, total = np.exp(double.log_q(x)), cotangent.sum(axis=1, keepdims=True)
+    slopes = cotangent - p * total
+    off = p * np.abs(total) * np.expm1(2.0 * delta) + SINGLE * np.abs(slopes)
+    inputs = np.column_stack([np.abs(x), np.ones(20)])
+    bound = 1.01 * inputs.T @ (off + (20 + 2) * SINGLE * np.abs(slopes))
+    found, exact = guide.pullback(x, cotangent), double.pullback(x, cotangent)
+    assert found.dtype == np.float32 and exact.dtype == np.float64
+    assert (np.abs(found - exact) <= bound.ravel()).all() and not np.array_equal(found, exact)
+
+
+@pytest.mark.parametrize(
+    ("training", "optimizer"),
+    [("joint", None), ("alternating", None), ("joint", Adam(1e-2)), ("joint", SGD(0.1)), ("alternating", SGD(0.1))],
+)
+def test_training_in_single_precision_is_reported_in_double(tmp_path, training, optimizer):
+    guide = Amortized.random(4, CLASSES.space, hidden=(3,), rng=1, dtype=np.float32)
+    options = {"weights": PROBLEM.counts, "training": training, "optimizer": optimizer, "inner_iter": 5, "rng": 3}
+    fit = fit_vi(CLASSES, guide, PROBLEM.x, max_iter=6, **options)
+    double = Amortized(fit.guide.params.astype(np.float64), guide.network, guide.factors)
+    assert fit.guide.params.dtype == np.float32 and fit.n_iter == 6 and fit.trace[-1] > fit.trace[0]
+    np.testing.assert_array_equal(fit.guide.log_q(PROBLEM.x), double.log_q(PROBLEM.x))
+    for own in (fit.guide, double):
+        assert abs(ee.fit.gradients(fit.model, own, PROBLEM.x, weights=PROBLEM.counts).value - fit.objective) <= 2.0 * fit.error
+    file = ee.fit.Checkpoint(tmp_path / "fit.npz", seconds=0.0)
+    for steps in (2, 6):
+        resumed = fit_vi(CLASSES, guide, PROBLEM.x, max_iter=steps, checkpoint=file, **options)
+    np.testing.assert_array_equal(resumed.trace, fit.trace)
+    np.testing.assert_array_equal(resumed.guide.params, fit.guide.params)

@@ -66,10 +66,10 @@ def rounding_loss(counts: Iterable[FloatArray], relative_error: float) -> float:
     logarithm LIBM |log p|, or LIBM of both logarithms where p is subnormal. The loss is of second order because the M-step is a
     maximum.
     """
-    total = 0.0
-    for table in counts:
-        out, rows = np.empty(1), np.ascontiguousarray(table, np.float64).reshape(-1, table.shape[-1])
-        with np.errstate(all="ignore"):
+    total, out = 0.0, np.empty(1)
+    with np.errstate(all="ignore"):
+        for table in counts:
+            rows = np.ascontiguousarray(table, np.float64).reshape(-1, table.shape[-1])
             squared_errors(rows, 2.0 * relative_error + (table.shape[-1] + 2) * U, out)
-        total += float(out[0])
+            total += float(out[0])
     return 0.52 * total

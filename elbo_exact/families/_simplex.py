@@ -6,7 +6,7 @@ rounding, and N observations would turn that into N times as many nats of fictit
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,12 @@ LIBM = 8.0 * U  # assumed of NumPy's exp, expm1, log and log1p: 4 ulp, the large
 
 
 class LogSimplex(NamedTuple):
-    """Read-only log probabilities as given, renormalized, and the rounding error of the latter; axes alike."""
+    """Read-only log probabilities as given, renormalized, the rounding error of the latter, axes alike, and its largest in each row."""
 
     given: FloatArray
     normalized: FloatArray
     error: FloatArray
+    worst: FloatArray
 
 
 def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
@@ -50,26 +51,29 @@ def log_simplex(values: npt.ArrayLike, name: str, n_axes: int) -> LogSimplex:
         raise LogTableError(
             f"{name} must have {n_axes} axes without a length of 0; got shape {table.shape}.", name, table.shape
         )
+    rows = table.reshape(-1, table.shape[-1])
+    known = evidence_of_rows(rows)
+    if not (np.abs(known[:, 0]) <= NORMALIZER_TOLERANCE).all():  # NaN is not
+        _refuse(table, known[:, 0].reshape(table.shape[:-1]), name)
+    value, error, worst = np.empty_like(table), np.empty_like(table), np.empty(table.shape[:-1])
+    normalized_rows(rows, known, value.reshape(rows.shape), error.reshape(rows.shape), worst.ravel())
+    for part in (table, value, error, worst):
+        part.flags.writeable = False
+    return LogSimplex(table, value, error, worst)
+
+
+def _refuse(table: FloatArray, log_sums: FloatArray, name: str) -> NoReturn:
+    """Say which entry is no logarithm of a probability, or else which row does not sum to 1."""
     if not (table < np.inf).all():
         raise_bad_entry(table, name)
-    known = evidence_of_rows(table.reshape(-1, table.shape[-1]))
-    if (np.abs(known[:, 0]) > NORMALIZER_TOLERANCE).any():
-        log_sums = known[:, 0].reshape(table.shape[:-1])
-        index = tuple(map(int, np.argwhere(np.abs(log_sums) > NORMALIZER_TOLERANCE)[0]))
-        place = f" at index {index}" if n_axes > 1 else ""
-        raise LogTableError(
-            f"{name} sums to {float(np.exp(log_sums[index])):.3g}{place}; expected 1 (within 1e-6); "
-            "pass logarithms of normalized probabilities.",
-            name,
-            float(log_sums[index]),
-        )
-    value, error = np.empty_like(table), np.empty_like(table)
-    normalized_rows(
-        table.reshape(-1, table.shape[-1]), known, value.reshape(known.shape[0], -1), error.reshape(known.shape[0], -1)
+    index = tuple(map(int, np.argwhere(np.abs(log_sums) > NORMALIZER_TOLERANCE)[0]))
+    place = f" at index {index}" if index else ""
+    raise LogTableError(
+        f"{name} sums to {float(np.exp(log_sums[index])):.3g}{place}; expected 1 (within 1e-6); "
+        "pass logarithms of normalized probabilities.",
+        name,
+        float(log_sums[index]),
     )
-    for part in (table, value, error):
-        part.flags.writeable = False
-    return LogSimplex(table, value, error)
 
 
 def renormalized(table: FloatArray) -> FloatArray:

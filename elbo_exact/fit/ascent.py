@@ -26,11 +26,11 @@ def by_lbfgs(slope: Slope, params: FloatArray, max_iter: int) -> FloatArray:
     def loss(values: FloatArray) -> tuple[float, FloatArray]:
         place[moving] = values
         value, gradient = slope(place, None)
-        return -value, -gradient[moving]
+        return -value, -gradient[moving].astype(np.float64)
 
     # the tolerances are 0: the fit itself decides what a gain is worth
     settings = {"maxiter": max_iter, "maxfun": 2 * max_iter + 20, "ftol": 0.0, "gtol": 1e-12, "maxcor": 20}
-    found = minimize(loss, params[moving], jac=True, method="L-BFGS-B", options=settings)
+    found = minimize(loss, params[moving].astype(np.float64), jac=True, method="L-BFGS-B", options=settings)
     end = params.copy()
     end[moving] = found.x
     return end

@@ -158,6 +158,8 @@ def gradients(
     """
     data = rows(model, x, weights, None, objective)
     log_q, back = guide.forward(data.x)
+    if guide.params.dtype != np.float64:
+        log_q = guide.log_q(data.x)
     found = data.objective(model.log_joint(data.x), log_q)
     used = data.counts > 0.0
     total, _ = weighted_sum(data.counts[used], found.value[used], found.error[used])

@@ -130,7 +130,7 @@ class Joint:
     def step(self, point: Bound) -> Step:
         """Both along the gradient."""
         self.flat = FlatParameters(point.model)
-        params = np.concatenate([point.guide.params, self.flat.params])
+        params = np.concatenate([point.guide.params, self.flat.params]).astype(self.guide.params.dtype, copy=False)
         data = self.walker.data
         following = self.walker.judged(
             point, self.walker.climb_by_slope(self.slope, params), lambda values: bound(*self._at(values), data)
@@ -148,7 +148,8 @@ class Joint:
         log_q, back = self._log_q(params[: self.width], x, batch)
         log_joint, pull = self._log_joint(params[self.width :], x, batch)
         found, shares = self.evaluate(log_joint, log_q), _Shares(counts)
-        return shares.mean(found.value), np.concatenate([back(shares.of(found.guide)), pull(shares.of(found.model))])
+        slopes = np.concatenate([back(shares.of(found.guide)), pull(shares.of(found.model))])
+        return shares.mean(found.value), slopes.astype(params.dtype, copy=False)
 
     def _log_q(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
         """log q of a batch and the way back, without a guide object where it has a `LinearNetwork`."""
@@ -158,7 +159,8 @@ class Joint:
         return forward
 
     def _log_joint(self, params: FloatArray, x: Any, batch: Any) -> tuple[FloatArray, Pullback]:
-        """The same of log p and a `LinearMixture`."""
+        """The same of log p and a `LinearMixture`, always in double precision."""
+        params = params.astype(np.float64, copy=False)
         if self.linear is not None:
             return self.linear.log_joint(params, self.linear.coded.rows(batch))
         model = self.flat.at(params)

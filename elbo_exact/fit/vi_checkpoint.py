@@ -61,7 +61,9 @@ class Record:
         try:
             if arrays["count"].size:
                 moments = np.array(arrays["moments"])
-                walker.state = OptimizerState(int(arrays["count"][0]), tuple(moment.copy() for moment in moments))
+                walker.state = OptimizerState(
+                    int(arrays["count"][0]), tuple(moment.astype(self.guide.params.dtype) for moment in moments)
+                )
             walker.plan.rng.bit_generator.state = json.loads(arrays["rng"].tobytes())
             model = restored(self.model, np.asarray(arrays["model"], np.float64))
             guide = self.guide.with_params(np.asarray(arrays["guide"], np.float64))

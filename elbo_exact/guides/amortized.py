@@ -25,7 +25,8 @@ class Amortized:
     Parameters
     ----------
     params : array_like, shape (network.n_params,)
-        Weights and biases, flat; `random` draws them.
+        Weights and biases, flat; `random` draws them. A NumPy array of float32 stays one: training then works in single precision, while
+        `log_q`, and with it everything that is reported, computes in double precision from the same numbers.
     network : Perceptron
         Inputs: the columns of x. Outputs: the logits of ``factors``.
     factors : Factors or LatentSpace
@@ -49,13 +50,15 @@ class Amortized:
     (67, array([1., 1., 1., 1.]))
     """
 
-    params: FloatArray
+    params: npt.NDArray[Any]
     network: Perceptron
     factors: Factors
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factors", as_factors(self.factors))
-        params, wanted = flat_params(self.params), self.factors.n_logits
+        given: Any = self.params
+        is_single = isinstance(given, np.ndarray) and given.dtype == np.float32
+        params, wanted = flat_params(given, np.float32 if is_single else np.float64), self.factors.n_logits
         if self.network.sizes[-1] != wanted:
             raise ValueError(f"network must have {wanted} outputs, one per logit; got {self.network.sizes[-1]}.")
         if params.size != self.network.n_params or not np.isfinite(params).all():
@@ -72,6 +75,7 @@ class Amortized:
         hidden: Sequence[int] = (64,),
         activation: str = "tanh",
         rng: np.random.Generator | int | None = None,
+        dtype: npt.DTypeLike = np.float64,
     ) -> Amortized:
         """Random weights, biases 0.
 
@@ -84,6 +88,8 @@ class Amortized:
             Sizes of the hidden layers; none is a linear map (softmax regression).
         activation : {"tanh", "relu", "softplus"}
         rng : numpy.random.Generator or seed, optional
+        dtype : float64 or float32
+            Of the parameters, and of the arithmetic of training.
 
         Examples
         --------
@@ -92,7 +98,7 @@ class Amortized:
         """
         family = as_factors(factors)
         network = Perceptron((integer(n_features, "n_features", 1), *hidden, family.n_logits), activation)
-        return cls(network.initial(np.random.default_rng(rng)), network, family)
+        return cls(network.initial(np.random.default_rng(rng), dtype), network, family)
 
     @property
     def space(self) -> LatentSpace:
@@ -100,12 +106,12 @@ class Amortized:
         return self.factors.space
 
     def with_params(self, params: npt.ArrayLike) -> Amortized:
-        """The same network with other parameters."""
-        return Amortized(np.asarray(params), self.network, self.factors)
+        """The same network with other parameters, in the dtype of its own."""
+        return Amortized(np.asarray(params, self.params.dtype), self.network, self.factors)
 
     def logits(self, x: npt.ArrayLike) -> FloatArray:
         """Outputs of the network for every observation, (N, factors.n_logits)."""
-        return self.network.forward(self.params, self._inputs(x))[0]
+        return self.network.forward(np.asarray(self.params, np.float64), self._inputs(x))[0]
 
     def log_q(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
         """log q(z | x_n), normalized, in nats.
@@ -128,13 +134,14 @@ class Amortized:
         return self.factors.log_table(self.logits(x), states)[0]
 
     def forward(self, x: npt.ArrayLike) -> tuple[FloatArray, Pullback]:
-        """`log_q` and its pullback, cotangent (N, S) to gradient, without computing the table again."""
-        logits, to_params = self.network.forward(self.params, self._inputs(x))
-        table, to_logits = self.factors.log_table(logits)
+        """`log_q` and its pullback, cotangent (N, S) to gradient, without computing the table again; the network in its own dtype."""
+        dtype = self.params.dtype
+        logits, to_params = self.network.forward(self.params, self._inputs(x).astype(dtype, copy=False))
+        table, to_logits = self.factors.log_table(logits.astype(np.float64, copy=False))
 
-        def pullback(cotangent: FloatArray) -> FloatArray:
-            gradient = np.empty(self.params.size)
-            to_params(to_logits(cotangent), gradient, False)
+        def pullback(cotangent: FloatArray) -> npt.NDArray[Any]:
+            gradient = np.empty_like(self.params)
+            to_params(to_logits(cotangent).astype(dtype, copy=False), gradient, False)
             return gradient
 
         return table, pullback

@@ -268,9 +268,9 @@ def as_factors(given: LatentSpace | Factors) -> Factors:
     return given if isinstance(given, Factors) else Factors.free(given)
 
 
-def flat_params(values: npt.ArrayLike) -> FloatArray:
+def flat_params(values: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
     """A read-only copy of a flat vector without NaN or +inf."""
-    params = real_array(values, "params").copy()
+    params = real_array(values, "params").astype(dtype)
     if params.ndim != 1 or params.size == 0:
         raise LogTableError(f"params must be one flat vector; got shape {params.shape}.", "params", params.shape)
     if not (params < np.inf).all():

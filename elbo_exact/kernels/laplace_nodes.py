@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.scalar import FACTORIAL, exp, exp_rest, log, log1p, phi_parts, power_of_two, reduced, two_sum
+from elbo_exact.kernels.scalar import FACTORIAL, exp, exp_rest, log, log1p, phi_parts, reduced, two_sum, whole_power
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, clear, fold
 
@@ -68,7 +68,7 @@ R_TOP, R_RHO, R_CHI2, R_SPREAD, R_ETA, R_MAX_E, R_Q0, R_BOTTOM, N_ROW = range(9)
 def exponential(y):
     """(exp(-y), expm1(-y)) for y >= 0, both to a few u; beyond 700 as at 700."""
     k, r, r_low = reduced(-min(y, 700.0))
-    p, power = exp_rest(r, r_low), power_of_two(np.int64(k))
+    p, power = exp_rest(r, r_low), whole_power(k, 0.0)
     return power * (1.0 + p), power * p + (power - 1.0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from elbo_exact.kernels._jit import BOOL, OUT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.scalar import log_of_sum, two_sum, weight
-from elbo_exact.kernels.tiles import ROWS, returned, row_tiles, state_tiles, turned
+from elbo_exact.kernels.tiles import ROWS, row_tiles, state_tiles
 from elbo_exact.kernels.tree import INF
 
 __all__ = [
@@ -170,16 +170,15 @@ def triangular_sums(columns, means, weights, deviations, totals, first_sums, sec
 
 
 @kernel
-def tile_posteriors(errors, counts, table, first, known):
-    """`responsibilities` of ROWS rows from ``first`` on."""
-    n_states, last, tiles = table.shape[0], first + ROWS, row_tiles()
+def tile_weights(errors, counts, table, first, tiles):
+    """`responsibilities` of ROWS rows from ``first`` on, up to the factor tiles[1]; tiles[0] holds their largest log joints.
+
+    In ``table`` exp(log joint - largest), in the first tiles what `responsibilities` has in ``known``.
+    """
+    n_states, last = table.shape[0], first + ROWS
     top, total, mean_error, worst = tiles[0], tiles[1], tiles[2], tiles[3]
     for i in range(ROWS):
-        top[i], total[i], mean_error[i], worst[i] = -INF, 0.0, 0.0, 0.0
-    for k in range(n_states):
-        row = table[k, first:last]
-        for i in range(ROWS):
-            top[i] = row[i] if row[i] > top[i] else top[i]
+        total[i], mean_error[i], worst[i] = 0.0, 0.0, 0.0
     for k in range(n_states):
         row = table[k, first:last]
         fixed, relative = errors[0, k], errors[1, k]
@@ -194,38 +193,36 @@ def tile_posteriors(errors, counts, table, first, known):
             mean_error[i] += w * error
             total[i] += w
             row[i] = w
-    given = counts[first:last]
     for i in range(ROWS):
         mean_error[i] = 1.02 * (mean_error[i] / total[i])
         top[i] = top[i] + log_of_sum(total[i], 0.0)
-        total[i] = given[i] / total[i]
+        total[i] = counts[i] / total[i]
         worst[i] = 1.01 * (worst[i] + mean_error[i]) + (2.0 * n_states + 14.0) * U
         mean_error[i] = 1.01 * (mean_error[i] + (3.0 * n_states + 6.0 + abs(top[i])) * U)
-    for k in range(n_states):
-        row = table[k, first:last]
-        for i in range(ROWS):
-            row[i] *= total[i]
-    for part in range(4):
-        lanes, kept = tiles[part], known[part, first:last]
-        for i in range(ROWS):
-            kept[i] = lanes[i]
 
 
 @kernel(void(TABLE, ROW, OUT2, OUT2))
 def row_posteriors(errors, counts, table, known):
-    """`responsibilities` of any number of rows (n, K) of at most SHORT states; known is (n, 4)."""
+    """`responsibilities` of any number of rows (n, K) of at most SHORT states; known is (4, n)."""
     n_rows, n_states = table.shape
     lanes, tiles = state_tiles(), row_tiles()
-    own, weights = lanes[:n_states], tiles[4]
+    own, weights, top, scale = lanes[:n_states], tiles[4], tiles[0], tiles[1]
     for first in range(0, n_rows, ROWS):
-        turned(table, first, own)
         for i in range(ROWS):
-            weights[i] = counts[min(first + i, n_rows - 1)]
-        tile_posteriors(errors, weights, own, 0, tiles)
-        returned(own, first, table)
+            at, largest = min(first + i, n_rows - 1), -INF
+            weights[i], row = counts[at], table[at]
+            for k in range(n_states):
+                own[k, i] = row[k]
+                largest = row[k] if row[k] > largest else largest
+            top[i] = largest
+        tile_weights(errors, weights, own, 0, tiles)
         for i in range(min(ROWS, n_rows - first)):
-            for part in range(4):
-                known[first + i, part] = tiles[part, i]
+            row = table[first + i]
+            for k in range(n_states):
+                row[k] = own[k, i] * scale[i]
+        for part in range(4):
+            for i in range(min(ROWS, n_rows - first)):
+                known[part, first + i] = tiles[part, i]
 
 
 @kernel(void(TABLE, ROW, OUT2, OUT2))
@@ -237,8 +234,25 @@ def responsibilities(errors, counts, table, known):
     each, the log (of at most K) by 1.4 u of itself, so the log evidence by u (2 K + 4 + |log evidence|), and by the mean error of
     the log joints; a posterior by twice the first, one division and one product.
     """
+    n_states, tiles = table.shape[0], row_tiles()
+    top, scale = tiles[0], tiles[1]
     for first in range(0, table.shape[1], ROWS):
-        tile_posteriors(errors, counts, table, first, known)
+        last = first + ROWS
+        for i in range(ROWS):
+            top[i] = -INF
+        for k in range(n_states):
+            row = table[k, first:last]
+            for i in range(ROWS):
+                top[i] = row[i] if row[i] > top[i] else top[i]
+        tile_weights(errors, counts[first:last], table, first, tiles)
+        for k in range(n_states):
+            row = table[k, first:last]
+            for i in range(ROWS):
+                row[i] *= scale[i]
+        for part in range(4):
+            lanes, kept = tiles[part], known[part, first:last]
+            for i in range(ROWS):
+                kept[i] = lanes[i]
 
 
 @kernel(void(ROW, ROW, OUT))

@@ -42,6 +42,7 @@ __all__ = [
     "scale",
     "two_sum",
     "weight",
+    "whole_power",
 ]
 
 
@@ -123,6 +124,15 @@ def two_sum(a, b):
 def power_of_two(exponent):
     """2**exponent for -1022 <= exponent <= 1023, by its bits."""
     return np.int64((exponent + np.int64(1023)) << np.int64(52)).view(np.float64)
+
+
+@kernel
+def whole_power(k, more):
+    """2**(k + more) for whole doubles with a sum from -1022 to 1023.
+
+    The addition puts k + more + 1023 into the last bits, where a shift makes it the exponent: AVX2 has no conversion to 64-bit integers.
+    """
+    return np.int64(np.float64(k + (ROUND + (1023.0 + more))).view(np.int64) << np.int64(52)).view(np.float64)
 
 
 @kernel
@@ -208,7 +218,7 @@ def reduced_difference(x, top):
 @kernel
 def raised(mantissa, k):
     """mantissa * 2**k for -1078 < k <= 0; the exponent is raised by 100, so that only the last product can round, a subnormal."""
-    return (mantissa * power_of_two(np.int64(k) + np.int64(100))) * 2.0**-100
+    return (mantissa * whole_power(k, 100.0)) * 2.0**-100
 
 
 @kernel

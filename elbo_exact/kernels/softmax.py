@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from elbo_exact.kernels._jit import OUT, OUT2, ROW, TABLE, kernel, void
-from elbo_exact.kernels.scalar import exp_rest, log_of_sum, power_of_two, reduced, weight
+from elbo_exact.kernels.scalar import exp_rest, log_of_sum, reduced, weight, whole_power
 from elbo_exact.kernels.tiles import ROWS, returned, row_tiles, state_tiles, turned
 from elbo_exact.kernels.tree import INF
 
@@ -198,7 +198,7 @@ def tanh(x):
     """
     y = -2.0 * abs(x)
     k, r, r_low = reduced(y if y > ONE else ONE)
-    power = power_of_two(int(k))
+    power = whole_power(k, 0.0)
     t = power * exp_rest(r, r_low) + (power - 1.0)
     return x if x != x else math.copysign(-t / (2.0 + t), x)
 

@@ -35,7 +35,6 @@ class Plan(NamedTuple):
     task: Callable[..., Any]  # (errors, constants, rows, counts) -> known columns of every row (4, n), list of sums
     errors: FloatArray  # (2, K): a log joint is off by at most errors[0] + errors[1] * |log joint|
     constants: tuple[Any, ...]
-    shapes: tuple[tuple[int, ...], ...]  # of the sums
     additions: int  # most in any sum of a task
     finish: Callable[..., tuple[Any, float] | None]  # sums, relative error -> statistics, relative error; None if they cancel
 
@@ -54,13 +53,13 @@ def fused_expectation(
         return None
     tasks = [slice(first, first + TASK_ROWS) for first in range(0, len(x), TASK_ROWS)]
     parts = run(plan.task, [(plan.errors, plan.constants, plan.rows[rows], counts[rows]) for rows in tasks], executor)
-    log_evidence, error = (np.concatenate([part[0][row] for part in parts]) for row in (0, 2))
-    worst = float(np.max([part[0][3].max() for part in parts]))
+    log_evidence, _, error, rounding = np.concatenate([known for known, _ in parts], axis=1)
+    worst = float(rounding.max())
     if not (log_evidence.min() > LOWEST and log_evidence.max() < np.inf and worst < SMALL):  # NaN is neither
         return None
-    sums = [np.zeros(shape) for shape in plan.shapes]
-    for part in parts:
-        for total, more in zip(sums, part[1], strict=True):
+    sums = parts[0][1]
+    for _, others in parts[1:]:
+        for total, more in zip(sums, others, strict=True):
             total += more
     finished = plan.finish(sums, 1.01 * (worst + (plan.additions + len(parts) + 4) * U))
     return None if finished is None else Expected(log_evidence, error, *finished)

@@ -29,7 +29,7 @@ def parts(shares: LogSimplex, components: tuple[Any, ...], coded: Patterns, task
     """
     simplexes = [family._simplex for family in components]
     n_states, n_columns = shares.given.size, coded.sizes.size
-    fixed = shares.error + sum(simplex.error.max(axis=-1).reshape(n_states, -1).sum(axis=1) for simplex in simplexes)
+    fixed = shares.error + sum(simplex.worst.reshape(n_states, -1).sum(axis=1) for simplex in simplexes)
     errors = np.stack([1.01 * fixed, np.full(n_states, 1.01 * (n_columns + 1) * U)])
     lines = coded.lines([simplex.normalized for simplex in simplexes])
 
@@ -38,23 +38,21 @@ def parts(shares: LogSimplex, components: tuple[Any, ...], coded: Patterns, task
         return MixtureStatistics(weights, coded.counts(sums[0])), relative
 
     additions = min(task_rows, len(coded.codes)) + max(coded.n_lines)
-    return coded.codes, _task, errors, (lines, shares.normalized), (lines.shape,), additions, finish
+    return coded.codes, _task, errors, (lines, shares.normalized), additions, finish
 
 
-def posterior_blocks(
-    errors: FloatArray, constants: Any, codes: npt.NDArray[np.int32], counts: FloatArray, known: FloatArray
-) -> Any:
-    """(slice, posteriors times counts, (n, K)) of one block of rows after another; known (N, 4) as in ``kernels.mixture.responsibilities``."""
+def posterior_blocks(errors: FloatArray, constants: Any, codes: npt.NDArray[np.int32], counts: FloatArray) -> Any:
+    """(slice, posteriors times counts, (n, K), known (4, n)) of one block of rows after another, as in ``kernels.mixture.responsibilities``."""
     lines, start = constants
     for first in range(0, len(codes), BLOCK):
         rows = slice(first, min(first + BLOCK, len(codes)))
-        table = scratch("table", (rows.stop - first, start.size))
+        table, known = scratch("table", (rows.stop - first, start.size)), np.empty((4, rows.stop - first))
         pattern_totals(codes[rows], lines, start, table)
         if start.size <= SHORT:
-            row_posteriors(errors, counts[rows], table, known[rows])
+            row_posteriors(errors, counts[rows], table, known)
         else:
-            _column_posteriors(errors, counts[rows], table, known[rows])
-        yield rows, table
+            _column_posteriors(errors, counts[rows], table, known)
+        yield rows, table, known
 
 
 def _column_posteriors(errors: FloatArray, counts: FloatArray, table: FloatArray, known: FloatArray) -> None:
@@ -64,13 +62,14 @@ def _column_posteriors(errors: FloatArray, counts: FloatArray, table: FloatArray
     columns, weights, own = np.zeros((n_states, width)), np.zeros(width), np.empty((4, width))
     columns[:, :n_rows], weights[:n_rows] = table.T, counts
     responsibilities(errors, weights, columns, own)
-    table[:], known[:] = columns[:, :n_rows].T, own[:, :n_rows].T
+    table[:], known[:] = columns[:, :n_rows].T, own[:, :n_rows]
 
 
 @np.errstate(all="ignore")
 def _task(errors: FloatArray, constants: Any, codes: npt.NDArray[np.int32], counts: FloatArray) -> Any:
     """Known columns of every row, and the sums."""
-    known, sums = np.empty((len(codes), 4)), np.zeros_like(constants[0])
-    for rows, table in posterior_blocks(errors, constants, codes, counts, known):
+    blocks, sums = [], np.zeros_like(constants[0])
+    for rows, table, known in posterior_blocks(errors, constants, codes, counts):
         pattern_sums(codes[rows], table, sums)
-    return known.T, [sums]
+        blocks.append(known)
+    return np.concatenate(blocks, axis=1), [sums]

@@ -61,11 +61,11 @@ def _change(coded: Patterns, old: Parameters, new: Parameters) -> tuple[Any, ...
 @np.errstate(all="ignore")
 def _task(errors: FloatArray, constants: Any, change: tuple[Any, ...], codes: npt.NDArray[np.int32]) -> FloatArray:
     """Gains, error bounds and log evidence of every row, (3, N)."""
-    out, counts, known = np.empty((3, len(codes))), np.ones(len(codes)), np.empty((len(codes), 4))
-    for rows, table in posterior_blocks(errors, constants, codes, counts, known):
+    out, counts = np.empty((3, len(codes))), np.ones(len(codes))
+    for rows, table, known in posterior_blocks(errors, constants, codes, counts):
         moved, moved_error = scratch("moved", table.shape), scratch("moved_error", table.shape)
         pattern_totals(codes[rows], change[0], change[1], moved)
         pattern_totals(codes[rows], change[2], change[3], moved_error)
-        gains, bounds = evidence_change(table, known[rows, 3:], moved, 1.01 * moved_error, DROPPED, 1)
-        out[:, rows] = gains, bounds, known[rows, 0]
+        gains, bounds = evidence_change(table, known[3][:, None], moved, 1.01 * moved_error, DROPPED, 1)
+        out[:, rows] = gains, bounds, known[0]
     return out

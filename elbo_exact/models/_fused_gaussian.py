@@ -85,7 +85,7 @@ def parts(shares: LogSimplex, family: Gaussian, x: npt.NDArray[Any]) -> tuple[An
     additions = BLOCK + len(x) // BLOCK + 1
 
     def made(block: _Block, shapes: tuple[Any, ...], constants: tuple[Any, ...]) -> tuple[Any, ...]:
-        return x, _task, errors, (block, shapes, constants), shapes, additions, finish
+        return x, _task, errors, (block, shapes, constants), additions, finish
 
     if not factored:
         return made(_Block(_diagonal_densities, add), shapes_of_sums, (means, 1.0 / np.array(scales), constant, center))

@@ -161,4 +161,5 @@ def linear_mixture(model: Any, x: npt.NDArray[Any], batch_size: int | None = Non
 
 def linear_network(guide: Any, model: LinearMixture | None) -> LinearNetwork | None:
     """The form of a guide on the rows of such a model; None where it has none."""
-    return LinearNetwork(model.coded, guide) if model is not None and isinstance(guide, Amortized) else None
+    has_form = isinstance(guide, Amortized) and guide.params.dtype == np.float64
+    return LinearNetwork(model.coded, guide) if model is not None and has_form else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,9 @@ from elbo_exact.kernels.patterns import collapsed, expanded, pattern_sums
 
 __all__ = ["MOST", "Patterns", "patterns"]
 
-MOST = 64  # joint values of a group; 128 and 256 are as fast
-SHARE = 4  # rows for each joint value of a group: below that its tables cost more than the columns
+MOST = 64  # joint values of a group; from 48 to 200 it is the same (AVX2, 2026)
+SHARE = 6  # rows for each joint value of a group: below that its tables cost more than the columns
+WIDEST = 2**16  # joint values that a column may add before they are looked for in the data
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +30,24 @@ class Patterns:
         Their shapes; parameters are not read.
     sizes : ndarray of int64, shape (D,)
         Values of each column; one more than its categories where a value is missing.
-    ends : ndarray of int64
-        The column after each group.
+    steps, tree : ndarray of int64, shapes (D, 2) and (., 2)
+        How joint values are made of single ones, as in ``kernels.patterns``.
     codes : ndarray of int32, shape (N, groups)
         The line of each row and group in `lines`.
-    places : ndarray of int64
+    places : slice, or ndarray of int64
         Where the categories are among the values of all columns, in the order of the families' parameters.
     n_entries : int
         Values of all columns.
     n_lines : tuple of int
-        Joint values of each group.
+        Joint values of each group that occur.
     """
 
     components: tuple[Any, ...]
     sizes: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    tree: npt.NDArray[np.int64]
     codes: npt.NDArray[np.int32]
-    places: npt.NDArray[np.int64] = field(init=False)
+    places: Any = field(init=False)
     n_entries: int = field(init=False)
     n_lines: tuple[int, ...] = field(init=False)
 
@@ -57,10 +58,11 @@ class Patterns:
                 places.append(at + np.arange(family.log_probabilities.shape[-1]))
                 at += size
             first += family.n_columns
-        groups = itertools.pairwise([0, *self.ends.tolist()])
-        object.__setattr__(self, "places", np.concatenate(places))
-        object.__setattr__(self, "n_entries", int(self.sizes.sum()))
-        object.__setattr__(self, "n_lines", tuple(math.prod(self.sizes[first:last].tolist()) for first, last in groups))
+        order = np.concatenate(places)
+        object.__setattr__(self, "n_entries", at)
+        object.__setattr__(self, "places", order if order.size < at else slice(at))  # all, where no value is missing
+        last = np.append(np.diff(self.steps[:, 1]) > 0, True)  # the columns that end a group
+        object.__setattr__(self, "n_lines", tuple(self.steps[last, 0].tolist()))
 
     def rows(self, batch: Any) -> npt.NDArray[np.int32]:
         """The codes of some rows; None is all."""
@@ -69,13 +71,13 @@ class Patterns:
     def expand(self, entries: FloatArray) -> FloatArray:
         """Lines of all joint values, (lines, K), from those of single columns, (entries, K)."""
         out = np.empty((sum(self.n_lines), entries.shape[1]))
-        expanded(self.sizes, self.ends, entries, out)
+        expanded(self.steps, self.tree, entries, out)
         return out
 
     def collapse(self, lines: FloatArray) -> FloatArray:
         """The transpose of `expand`; lines are overwritten, the first by the sum of all of its group."""
         entries = np.empty((self.n_entries, lines.shape[1]))
-        collapsed(self.sizes, self.ends, lines, entries)
+        collapsed(self.steps, self.tree, lines, entries)
         return entries
 
     def sums(self, codes: npt.NDArray[np.int32], weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -107,13 +109,8 @@ def patterns(components: tuple[Any, ...], x: npt.NDArray[Any], batch_size: int |
     if not all(isinstance(family, Bernoulli | Categorical) for family in components):
         return None
     columns, sizes = _numbered(components, x)
-    ends = _ends(sizes, min(MOST, min(len(x), batch_size or len(x)) // SHARE))
-    codes, base = np.empty((len(x), len(ends)), np.int32), 0
-    for g, (first, last) in enumerate(itertools.pairwise([0, *ends])):
-        steps = np.cumprod([1, *sizes[last - 1 : first : -1]])[::-1]  # the last column counts fastest
-        codes[:, g] = columns[:, first:last] @ steps + base
-        base += math.prod(sizes[first:last])
-    return Patterns(components, np.array(sizes, np.int64), np.array(ends, np.int64), codes)
+    most = min(MOST, min(len(x), batch_size or len(x)) // SHARE)
+    return Patterns(components, np.array(sizes, np.int64), *_grouped(columns, sizes, most))
 
 
 def _numbered(components: tuple[Any, ...], x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], list[int]]:
@@ -127,12 +124,31 @@ def _numbered(components: tuple[Any, ...], x: npt.NDArray[Any]) -> tuple[npt.NDA
     return np.concatenate(parts, axis=1), sizes
 
 
-def _ends(sizes: list[int], most: int) -> list[int]:
-    """The column after each group: as many columns together as have at most so many joint values."""
-    ends, product = [], 1
+def _grouped(columns: npt.NDArray[np.int64], sizes: list[int], most: int) -> tuple[Any, ...]:
+    """`Patterns.steps`, ``tree`` and ``codes``: as many columns together as have at most so many joint values."""
+    nothing = np.zeros(len(columns), np.int64)
+    steps, tree, groups = [], [], []
+    codes, n_joint, base, entry = nothing, 1, 0, 0
     for d, size in enumerate(sizes):
-        if d > 0 and product * size > most:
-            ends.append(d)
-            product = 1
-        product *= size
-    return [*ends, len(sizes)]
+        found, together = _joint(codes, n_joint, columns[:, d], size)
+        if d > 0 and found.size > most:
+            groups.append(codes + base)
+            base += n_joint
+            found, together = _joint(nothing, 1, columns[:, d], size)
+        codes, n_joint = together, found.size
+        steps.append((n_joint, base))
+        tree.append(np.column_stack([found // size, entry + found % size]))
+        entry += size
+    groups.append(codes + base)
+    return np.array(steps, np.int64), np.concatenate(tree), np.column_stack(groups).astype(np.int32)
+
+
+def _joint(code: npt.NDArray[np.int64], n_codes: int, column: npt.NDArray[np.int64], size: int) -> tuple[Any, ...]:
+    """The pairs of a code and a value that occur, ascending, and the number of each row's pair among them."""
+    pairs = code * size + column
+    if n_codes * size > WIDEST:
+        return np.unique(pairs, return_inverse=True)
+    found = np.flatnonzero(np.bincount(pairs, minlength=n_codes * size))  # without sorting the rows
+    place = np.zeros(n_codes * size, np.int64)
+    place[found] = np.arange(found.size)
+    return found, place[pairs]
