@@ -88,6 +88,23 @@ def test_clipping_saves_a_rate_that_is_too_large():
             fit_vi(CLASSES, guide, PROBLEM.x, optimizer=SGD(0.1), clip_norm=bad)
 
 
+@pytest.mark.parametrize("optimizer", [Adam(1e-2), SGD(0.1, momentum=0.9)])
+def test_momentum_of_another_slope_does_not_end_a_fit(optimizer):
+    """Each M-step turns the guide's slope; so few passes between two of them end lower if they keep the momentum of the last."""
+    guide = Amortized.random(4, CLASSES.space, hidden=(3,), rng=1)
+    fit = fit_vi(CLASSES, guide, PROBLEM.x, weights=PROBLEM.counts, optimizer=optimizer, inner_iter=5, max_iter=30, rng=3)
+    assert fit.n_iter == 30 and fit.outcome is Outcome.MAX_ITER
+    assert (fit.gains >= -fit.gain_errors).all()
+
+
+def test_a_guide_that_finds_nothing_better_does_not_stop_the_model():
+    """A rate at which every step of the optimizer loses: one M-step is taken, and nothing is left to do but to say so."""
+    guide = Amortized.random(4, CLASSES.space, hidden=(3,), rng=1)
+    fit = fit_vi(CLASSES, guide, PROBLEM.x, weights=PROBLEM.counts, optimizer=SGD(30.0), inner_iter=1, max_iter=30)
+    assert fit.outcome is Outcome.NOISY and fit.n_iter == 1 and fit.gains[0] > 0.0
+    np.testing.assert_array_equal(fit.guide.params, guide.params)
+
+
 def test_a_fit_stops_where_rows_that_it_does_not_see_are_likeliest(tmp_path):
     """Three classes on forty respondents overfit; the kept model is the best on the others among all steps, each refitted."""
     model, everybody = Mixture.random(3, [2] * 4, rng=1), np.repeat(PROBLEM.x, PROBLEM.counts.astype(int), axis=0)

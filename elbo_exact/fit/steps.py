@@ -58,10 +58,15 @@ class Walker:
             else math.inf
         )
         if self._in_closed_form(point.guide):
-            following = bound(model, _posterior(point.guide, table[0]), self.data, table)
-        else:
-            following = self._guide_step(bound(model, point.guide, self.data, table), table)
-        return _gained(point, following, loss)
+            return _gained(point, bound(model, _posterior(point.guide, table[0]), self.data, table), loss)
+        half_way = bound(model, point.guide, self.data, table)
+        try:
+            return _gained(point, self._guide_step(half_way, table), loss)
+        except Stopped as stop:
+            half = _gained(point, half_way, loss)
+            if stop.outcome is not Outcome.NOISY or half.gain <= half.error:
+                raise
+            return half  # the model moved, so the guide will find another slope
 
     def climb_by_slope(self, slope: Slope, params: FloatArray) -> FloatArray:
         """Uphill from ``params`` by L-BFGS-B or the optimizer; NaN where the way leaves the domain of model or guide."""
@@ -79,7 +84,20 @@ class Walker:
                 self.state = self.plan.optimizer.start(np.array(params))
             return by_batches(guarded, params, self.plan, self.state, len(self.data.counts))
 
-    def judged(self, before: Bound, params: FloatArray, make: Any, height: Any = operator.attrgetter("objective")) -> Bound:
+    def climbed(
+        self, before: Bound, slope: Slope, params: FloatArray, make: Any, height: Any = operator.attrgetter("objective")
+    ) -> Bound:
+        """The bound at the end of `climb_by_slope`; where momentum led downhill, from rest (O'Donoghue & Candes 2015, Found. Comput. Math. 15:715)."""
+        has_momentum = self.state is not None and bool(self.state.moments)
+        try:
+            return self.judged(before, self.climb_by_slope(slope, params), make, height)
+        except Stopped as stop:
+            if not has_momentum or stop.outcome is not Outcome.NOISY:
+                raise
+        self.state.moments[0][:] = 0.0
+        return self.judged(before, self.climb_by_slope(slope, params), make, height)
+
+    def judged(self, before: Bound, params: FloatArray, make: Any, height: Any) -> Bound:
         """The bound at new parameters if it is higher; what an optimizer lost ends the fit."""
         if not (params < math.inf).all():
             raise Stopped(Outcome.DIVERGED, "a parameter or a gradient is no finite number.")
@@ -100,7 +118,6 @@ class Walker:
         slope = guide_slope(point.guide, potential, self.data)
         if isinstance(self.plan.optimizer, NaturalGradient):
             slope = natural_slope(point.guide, slope, self.data)
-        params = self.climb_by_slope(slope, point.guide.params)
 
         def height(at: Bound) -> float:
             if self.data.objective.is_one_function:
@@ -108,9 +125,10 @@ class Walker:
             used = self.data.counts > 0.0
             return math.fsum((self.data.counts[used] * potential(at.log_q, None)[0][used]).tolist())
 
-        return self.judged(
-            point, params, lambda values: bound(point.model, point.guide.with_params(values), self.data, table), height
-        )
+        def make(params: FloatArray) -> Bound:
+            return bound(point.model, point.guide.with_params(params), self.data, table)
+
+        return self.climbed(point, slope, point.guide.params, make, height)
 
 
 class Joint:
@@ -132,9 +150,7 @@ class Joint:
         self.flat = FlatParameters(point.model)
         params = np.concatenate([point.guide.params, self.flat.params]).astype(self.guide.params.dtype, copy=False)
         data = self.walker.data
-        following = self.walker.judged(
-            point, self.walker.climb_by_slope(self.slope, params), lambda values: bound(*self._at(values), data)
-        )
+        following = self.walker.climbed(point, self.slope, params, lambda values: bound(*self._at(values), data))
         if self.flat.has_scales:  # an M-step refuses a component that has shrunk to a point or a flat
             following.model.maximize(following.model.statistics(data.x, data.counts[:, None] * following.weights))
         return _gained(point, following, 0.0)

@@ -105,8 +105,9 @@ def fit_vi(
     Notes
     -----
     Neither half of an alternating step lowers the objective: the first is a closed form (for objectives other than the ELBO, of a minorant
-    that touches it: Jensen's inequality), the second keeps the old guide where it found no better one. A step of an optimizer that ends lower is not kept and ends the fit, as NOISY or, if it lost much or left the range of
-    numbers, as DIVERGED. O(N S) and the cost of the guide for each gradient.
+    that touches it: Jensen's inequality), the second keeps the old guide where it found no better one. A step of an optimizer that ends lower
+    is not kept. It is taken again without its momentum; if that loses too, and the model does not move either, the fit ends as NOISY. A step
+    that lost much or left the range of numbers ends it as DIVERGED. O(N S) and the cost of the guide for each gradient.
     Neal & Hinton (1998), Learning in Graphical Models; Dayan, Hinton, Neal & Zemel (1995), Neural Computation 7:889.
 
     Examples
