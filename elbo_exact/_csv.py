@@ -51,14 +51,19 @@ class _Refused(Exception):
 
 
 def read_table(
-    path: str | os.PathLike[str], *, text: bool = False, like: Table | None = None, largest: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    text: bool = False,
+    like: Table | None = None,
+    largest: int | None = None,
+    whole: bool = False,
 ) -> Table:
     """The table of a CSV file with a header row.
 
     Parameters
     ----------
     path : path
-        UTF-8, comma-separated, quoted by RFC 4180. Missing cells are empty or one of ``?``, ``NA``, ``NaN``, ``nan``.
+        UTF-8, comma-separated, quoted by RFC 4180. Empty lines at the end are nothing. Missing cells are empty or one of ``?``, ``NA``, ``NaN``, ``nan``.
     text : bool
         Cells are categories and not numbers; they are numbered in alphabetical order.
     like : Table, optional
@@ -66,6 +71,8 @@ def read_table(
 
     largest : int, optional
         Numbers must be whole numbers 0 ... largest.
+    whole : bool
+        No number may be missing.
 
     Raises
     ------
@@ -92,7 +99,7 @@ def read_table(
                 raise _Refused(f"the file has {size} bytes, at most {MAX_BYTES} are read")
             reader = csv.reader(_lines(file), strict=True)
             try:
-                return _table(reader, text, like, largest)
+                return _table(reader, text, like, largest, whole)
             finally:
                 line = reader.line_num
     except (_Refused, csv.Error) as error:
@@ -112,7 +119,7 @@ def _lines(file: Any) -> Iterator[str]:
         yield line
 
 
-def _table(reader: Iterator[list[str]], text: bool, like: Table | None, largest: int | None) -> Table:
+def _table(reader: Iterator[list[str]], text: bool, like: Table | None, largest: int | None, whole: bool) -> Table:
     names = _header(next(reader, []))
     order = list(range(len(names))) if like is None else _order(names, like.names)
     text = bool(like.levels) if like is not None else text
@@ -120,14 +127,21 @@ def _table(reader: Iterator[list[str]], text: bool, like: Table | None, largest:
     if like is not None and text:
         numbers = [{level: i for i, level in enumerate(levels)} for levels in like.levels]
     values = array("d")
-    for row in reader:
-        if not row and len(names) > 1:
-            raise _Refused("an empty line between rows")
-        cells = row or [""]
+    empty = 0  # lines without a cell since the last row; those at the end of a file are nothing
+    for cells in reader:
+        if not cells:
+            empty += 1
+            continue
+        if empty and len(names) > 1:
+            raise _Refused("an empty line above this row")
+        values.extend([math.nan] * empty)  # a column's missing cells
+        empty = 0
         if len(cells) != len(names):
             raise _Refused(f"{len(cells)} cells where the header has {len(names)}")
         for d, place in enumerate(order):
             cell, name = cells[place].strip(), names[place]
+            if whole and cell in MISSING:
+                raise _Refused(f"column {name[:40]!r} must hold a number for this model; the cell is missing")
             values.append(_category(cell, name, numbers[d], like is None) if text else _number(cell, name, largest))
     if not values:
         raise _Refused("no rows follow the header")

@@ -28,7 +28,11 @@ def add_commands(
     """Add both commands; ``shown`` takes what computes the fields and what makes them readable."""
     fit = command("fit", shown(fit_fields, fit_text), "fit a mixture to the rows of a CSV file by exact EM")
     fit.add_argument("model", metavar="MODEL", choices=KINDS, help=", ".join(KINDS))
-    fit.add_argument("data", metavar="DATA.csv", help="with a header row; empty cells, NA, NaN and ? are missing")
+    fit.add_argument(
+        "data",
+        metavar="DATA.csv",
+        help="with a header row; empty cells, NA, NaN and ? are missing (not for gaussian, gaussian-tied)",
+    )
     fit.add_argument("--components", type=whole(1), default=2, metavar="K", help="default %(default)s")
     fit.add_argument("--restarts", type=whole(0), default=20, metavar="R", help="further starts, default %(default)s")
     fit.add_argument("--max-iter", type=whole(1), default=10_000, metavar="N", help="steps of a start, default %(default)s")
@@ -47,9 +51,14 @@ def fit_fields(options: argparse.Namespace) -> dict[str, Any]:
     if options.save is not None and not Path(options.save).parent.is_dir():  # a mistake must show before the work
         raise ValueError(f"the folder of --save must exist; got {options.save!r}; create it first.")
     from elbo_exact._csv import read_table
-    from elbo_exact._fitted import LARGEST, fit_table, save
+    from elbo_exact._fitted import LARGEST, WHOLE, fit_table, save
 
-    table = read_table(options.data, text=options.model == "categorical", largest=LARGEST.get(options.model))
+    table = read_table(
+        options.data,
+        text=options.model == "categorical",
+        largest=LARGEST.get(options.model),
+        whole=options.model in WHOLE,
+    )
     fitted, result = fit_table(
         options.model,
         table,
@@ -94,10 +103,12 @@ def fit_text(fields: Mapping[str, Any]) -> str:
 def predict_fields(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One record for each row."""
     from elbo_exact._csv import read_table
-    from elbo_exact._fitted import LARGEST, load
+    from elbo_exact._fitted import LARGEST, WHOLE, load
 
     fitted = load(options.model)
-    scores, shares = fitted.score(read_table(options.data, like=fitted.table, largest=LARGEST.get(fitted.kind)).values)
+    whole = fitted.kind in WHOLE
+    table = read_table(options.data, like=fitted.table, largest=LARGEST.get(fitted.kind), whole=whole)
+    scores, shares = fitted.score(table.values)
     return [
         {"component": int(row.argmax()) if score > float("-inf") else None, "log_p": float(score), "posterior": _known(row)}
         for score, row in zip(scores, shares, strict=True)

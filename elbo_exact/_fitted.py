@@ -20,11 +20,12 @@ from elbo_exact.fit.parameters import parameter_arrays, with_arrays
 from elbo_exact.models import Mixture
 from elbo_exact.models._seeding import seeded
 
-__all__ = ["KINDS", "LARGEST", "Fitted", "fit_table", "load", "save"]
+__all__ = ["KINDS", "LARGEST", "WHOLE", "Fitted", "fit_table", "load", "save"]
 
 GAUSSIANS = {"gaussian": "full", "gaussian-tied": "tied", "gaussian-diagonal": "diagonal", "gaussian-spherical": "spherical"}
 KINDS = ("bernoulli", "categorical", "poisson", *GAUSSIANS)
 LARGEST = {"bernoulli": 1, "poisson": 2**53 - 1}  # whole numbers that a cell may hold
+WHOLE = ("gaussian", "gaussian-tied")  # no cell may be missing
 MEMBERS = ("about", "parameters")
 MAX_BYTES = 2**28
 

@@ -7,7 +7,7 @@ products are BLAS calls. The derivative of each activation is a function of its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from elbo_exact._validate import integer, one_of
 from elbo_exact.kernels.softmax import log_softmax_pullback, log_softmax_rows, tanh_pullback, tanh_values
 from elbo_exact.kernels.tiles import SHORT
 
-__all__ = ["ACTIVATIONS", "Perceptron", "activate", "affine", "log_softmax"]
+__all__ = ["ACTIVATIONS", "Perceptron", "activate", "affine", "hidden_sizes", "log_softmax"]
 
 Array = npt.NDArray[Any]
 Pullback = Callable[[Array], Array]
@@ -130,6 +130,13 @@ def log_softmax(logits: Array) -> tuple[Array, Pullback]:
         return np.asarray(cotangent - np.exp(value) * cotangent.sum(axis=-1, keepdims=True))
 
     return value, pullback
+
+
+def hidden_sizes(hidden: Any) -> tuple[int, ...]:
+    """Sizes of the hidden layers, whatever sequence they came in."""
+    if not isinstance(hidden, Iterable):
+        raise TypeError(f"hidden must be a sequence of layer sizes, as (64,); got {type(hidden).__name__}.")
+    return tuple(integer(size, "hidden", 1) for size in hidden)
 
 
 @dataclass(frozen=True)

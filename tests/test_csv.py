@@ -33,8 +33,19 @@ def test_categories_are_numbered_alphabetically_and_taken_over(file: Path) -> No
 
 
 def test_one_column_may_have_an_empty_line_as_its_missing_cell(file: Path) -> None:
-    file.write_text("a\n1\n\n2\n")
+    file.write_text("a\n1\n\n2\n\n\n")
     np.testing.assert_array_equal(read_table(file).values, [[1], [np.nan], [2]])
+
+
+def test_empty_lines_at_the_end_are_nothing(file: Path) -> None:
+    file.write_bytes(b"a,b\r\n1,2\r\n\r\n\r\n")
+    np.testing.assert_array_equal(read_table(file).values, [[1, 2]])
+
+
+def test_where_no_cell_may_be_missing_the_line_is_named(file: Path) -> None:
+    file.write_text("a,b\n1,2\n3,?\n")
+    with pytest.raises(ValueError, match=r"line 3: column 'b' must hold a number for this model; the cell is missing\."):
+        read_table(file, whole=True)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +56,7 @@ def test_one_column_may_have_an_empty_line_as_its_missing_cell(file: Path) -> No
         (b"a,a\n1,2\n", "line 1: two columns are named 'a'."),
         (b"a,b\n", "line 1: no rows follow the header."),
         (b"a,b\n1,2\n3\n", "line 3: 1 cells where the header has 2."),
-        (b"a,b\n1,2\n\n3,4\n", "line 3: an empty line between rows."),
+        (b"a,b\n1,2\n\n3,4\n", "line 4: an empty line above this row."),
         (b"a,b\n1,x\n", "line 2: column 'b' must hold finite numbers; got 'x'."),
         (b"a,b\n1,inf\n", "line 2: column 'b' must hold finite numbers; got 'inf'."),
         (b"a,b\n1,1_0\n", "line 2: column 'b' must hold finite numbers; got '1_0'."),

@@ -98,7 +98,7 @@ def test_a_row_that_no_component_can_produce(tmp_path: Path, capsys: pytest.Capt
         ("bernoulli", "a\n0\n2\n", "line 3: column 'a' must hold whole numbers 0 ... 1; got '2'"),
         ("poisson", "a\n0\n-1\n", "line 3: column 'a' must hold whole numbers 0 ..."),
         ("bernoulli", "a\n0.5\n", "line 2: column 'a' must hold whole numbers"),
-        ("gaussian", "a,b\n1,2\n,3\n2,2\n", "x must be finite"),
+        ("gaussian", "a,b\n1,2\n,3\n2,2\n", "line 3: column 'a' must hold a number"),
         ("gaussian", "a,b\n1,2\n3,x\n", "line 3: column 'b' must hold finite numbers; got 'x'"),
         ("gaussian", "a,b\n1,2\n1,3\n", "column 'a' must hold two different numbers"),
         ("gaussian", "a\n1\n", "must have at least 2 rows"),

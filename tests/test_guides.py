@@ -193,6 +193,8 @@ def test_structural_zeros_stay_zero():
             r"observation 0, variables \(1,\)",
         ),
         (lambda: Structured.random(6, SPACE), "Factors.chain"),
+        (lambda: Amortized.random(4, (3,), rng=0), "factors must be Factors or a LatentSpace"),
+        (lambda: Amortized.random(4, SPACE, hidden=8, rng=0), "hidden must be a sequence of layer sizes"),
     ],
 )
 def test_bad_input_is_one_sentence(make, words):

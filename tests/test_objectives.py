@@ -146,6 +146,30 @@ PATTERNS = ee.gallery.load("stouffer-toby")
 CLASSES = Mixture.random(2, [2] * 4, rng=3)
 
 
+def softmax(logits):
+    return np.exp(log_softmax(logits - logits.max()))
+
+
+def weights_in_logarithms(objective, a, b):
+    if isinstance(objective, Renyi):
+        return softmax(objective.alpha * b + (1.0 - objective.alpha) * a)
+    total, steps = 0.0, objective.steps
+    for beta in np.arange(steps) / steps:
+        path = softmax((1.0 - beta) * b + beta * a)
+        total = total + path * (1.0 + beta * ((a - b) - path @ (a - b))) / steps
+    return total
+
+
+@pytest.mark.parametrize("objective", [Renyi(0.0), Renyi(0.1), Thermodynamic(5)])
+def test_states_where_q_is_below_every_double_have_their_weight(objective):
+    """log q of -760 is 0 as a number and no zero. Exponents of at most 1700 round by u of themselves, a few times."""
+    a, b = np.array([[0.0, 900.0], [0.0, 5.0], [0.0, 740.0]]), np.array([[0.0, -800.0], [0.0, -760.0], [0.0, -740.0]])
+    found, slack = objective(a, b), 16 * 1700 * 2.0**-53
+    for row in range(3):
+        np.testing.assert_allclose(found.model[row], weights_in_logarithms(objective, a[row], b[row]), rtol=slack, atol=1e-300)
+        assert abs(found.guide[row].sum()) <= slack * max(1.0, np.abs(found.guide[row]).sum())
+
+
 @pytest.mark.parametrize("objective", [Elbo(), Renyi(0.5), ImportanceWeighted(5), ForwardKL(), ReweightedWakeSleep(5)])
 def test_with_a_free_guide_every_alternating_fit_is_em(objective):
     """The best free q is the posterior, where every objective is log p(x) and its weights are the posterior."""

@@ -15,7 +15,7 @@ import elbo_exact as ee
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import Criteria, Outcome, fit_em
 from elbo_exact.fit.optima import remaining_gain
-from elbo_exact.models import Mixture
+from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, Mixture, NoisyOr, SigmoidBelief
 
 U = 2.0**-53
 
@@ -89,6 +89,24 @@ def test_zeros_of_the_start_are_no_parameters_but_zeros_of_the_fit_are() -> None
     assert fit_em(zero, [[0], [1]]).criteria.n_parameters == 2
     sure = Mixture([0.0], [Bernoulli.from_probabilities([[0.5]])])
     assert fit_em(sure, [[1], [1]]).criteria.n_parameters == 1
+
+
+def test_parameters_of_every_model_are_counted() -> None:
+    """By hand: categories but one of each possible row; zeros, absent and certain links are none. A chain is observed at each step."""
+    chain = HiddenMarkov([0.0, -np.inf], np.log([[0.5, 0.5], [0.2, 0.8]]), Categorical.random(2, 3, rng=0))
+    sequences = [np.array([0, 1, 2, 0]), np.array([1, 1])]
+    found = fit_em(chain, sequences, weights=[2.0, 1.0], max_iter=3).criteria
+    assert found is not None and (found.n_parameters, found.n_observations) == (0 + 2 + 4, 10.0)
+    assert found.bic == 6 * math.log(10.0) - 2.0 * found.log_evidence and found.icl is None
+    raters = DawidSkene(np.log([0.5, 0.5]), np.full((3, 2, 2), -math.log(2.0)))
+    assert fit_em(raters, [[0, 1, 1], [1, 1, 0], [0, 0, 0]], max_iter=3).criteria.n_parameters == 1 + 3 * 2
+    causes = NoisyOr(np.log([[0.5, 0.5]] * 2), [[0.7, 0.0], [np.inf, 0.3]], [0.1, 0.2])
+    assert fit_em(causes, [[1, 1], [0, 0]], max_iter=1).criteria.n_parameters == 2 + 2 + 2
+    layer = SigmoidBelief(np.log([[0.5, 0.5]] * 2), [[1.0, -1.0]], [0.5])
+    assert fit_em(layer, [[1], [0]], max_iter=1).criteria.n_parameters == 2 + 2 + 1
+    states = {"burglary": ["no", "yes"], "alarm": ["off", "on"]}
+    tables = {"burglary": [0.9, 0.1], "alarm": [[1.0, 0.0], [0.2, 0.8]]}
+    assert BayesianNetwork.from_probabilities(states, {"burglary": [], "alarm": ["burglary"]}, tables).n_parameters == 1 + 0 + 1
 
 
 def test_one_class_has_no_doubt() -> None:

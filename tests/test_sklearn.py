@@ -68,6 +68,12 @@ def test_a_chain_takes_several_columns_and_missing_cells() -> None:
     assert [table.shape for table in chain.emissionprob_] == [(2, 2), (2, 3)]
     assert chain.score(X, lengths=[20, 40]) == pytest.approx(chain.log_evidence_, rel=1e-12)
     assert chain.sample(5)[0].shape == (5, 2)
+    size, score = 1 + 2 + 2 * (1 + 2), chain.score(X, lengths=[20, 40])
+    assert chain.aic(X, lengths=[20, 40]) == 2 * size - 2 * score
+    assert chain.bic(X, lengths=[20, 40]) == size * np.log(60) - 2 * score
+    assert chain.lower_bound_ == chain.lower_bounds_[-1] and len(chain.lower_bounds_) == chain.n_iter_
+    again = CategoricalHMM(2, n_init=3, random_state=1).fit_predict(X, lengths=[20, 40])
+    np.testing.assert_array_equal(again, chain.predict(X, lengths=[20, 40]))
     with pytest.raises(ValueError, match="lengths must sum to the 60 rows of X; got 59"):
         chain.predict(X, lengths=[20, 39])
 

@@ -10,6 +10,7 @@ import pytest
 
 import elbo_exact as ee
 from elbo_exact.vae import GaussianVAE
+from elbo_exact.vae._coordinates import find_box
 
 flint = pytest.importorskip("flint")
 mpmath = pytest.importorskip("mpmath")
@@ -65,6 +66,28 @@ def test_evidence_of_linear_models_is_right_to_its_estimate(n_latent, n_models):
         ratios.extend(np.abs(result.log_evidence - exact) / result.discretization.log_evidence)
         assert (result.discretization.log_evidence <= 1e-11 * np.maximum(1.0, np.abs(exact)) + 1e-11).all()
     assert np.mean(np.array(ratios) <= 1.0) >= 0.98 and max(ratios) <= 2.0
+
+
+@pytest.mark.parametrize(("n_latent", "n_models"), [(1, 10), (2, 10), (3, 2)])
+def test_posteriors_beyond_the_range_of_the_prior_are_found(n_latent, n_models):
+    """Rows that only z of length 10 to 40 explains, and an encoder that does not know."""
+    rng = np.random.default_rng(5)
+    for vae, _ in linear_cases(n_latent, n_models, seed=2):
+        params = vae.params.copy()
+        params[vae.encoder_slice] = 0.0
+        vae = vae.with_params(params)
+        z = rng.normal(size=(1, n_latent))
+        row = vae.decode(z * (rng.uniform(10.0, 40.0) / np.linalg.norm(z))).mean
+        found, exact = vae.audit(row), closed_forms(vae, row[0])
+        for name, value in zip(("log_evidence", "elbo", "gap", "forward_kl"), exact, strict=True):
+            slack = getattr(found.discretization, name)[0] + getattr(found.error, name)[0]
+            assert abs(getattr(found, name)[0] - value) <= 2.0 * slack + 2.0**-50 * abs(value), name
+
+
+def test_a_box_that_cannot_hold_a_density_says_so():
+    box, is_whole = find_box(lambda z: -0.5 * z[:, 0] ** 2, np.zeros(1), np.eye(1))
+    assert is_whole and -12.0 < box[0][0] < -9.0
+    assert not find_box(lambda z: np.zeros(len(z)), np.zeros(1), np.eye(1))[1]
 
 
 @pytest.mark.parametrize(("n_latent", "n_models"), [(1, 15), (2, 10), (3, 1)])

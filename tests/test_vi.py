@@ -154,23 +154,24 @@ DISCRETE = Mixture(MODEL.log_weights, MODEL.components[:2])
 
 
 @pytest.mark.parametrize(
-    ("model", "hidden"),
-    [(MODEL, (5,)), (DISCRETE, ()), (DISCRETE, (5,)), (DISCRETE, (7, 5))],
-    ids=["objects", "linear", "one", "two"],
+    ("model", "hidden", "rate"),
+    [(MODEL, (5,), 1e-3), (DISCRETE, (), 1e-3), (DISCRETE, (5,), 1e-3), (DISCRETE, (7, 5), 1e-3), (DISCRETE, (5,), 0.2)],
+    ids=["objects", "linear", "one", "two", "falling"],
 )
-def test_200_steps_of_adam_are_those_of_torch(model, hidden):
+def test_200_steps_of_adam_are_those_of_torch(model, hidden, rate):
+    """Also where they lead down for a while."""
     x = X[:, : 3 + (model is MODEL)]
     guide = Amortized.random(x.shape[1], model.space, hidden=hidden, rng=2)
-    start = ee.fit_vi(model, guide, x, weights=COUNTS, training="joint", optimizer=Adam(1e-3), inner_iter=1, max_iter=200)
+    start = ee.fit_vi(model, guide, x, weights=COUNTS, training="joint", optimizer=Adam(rate), inner_iter=1, max_iter=200)
     phi, theta = tensors(guide, model)
     theirs = [torch_elbo(phi, theta, guide, x, COUNTS).item()]
-    adam = torch.optim.Adam([phi, theta], lr=1e-3)
+    adam = torch.optim.Adam([phi, theta], lr=rate)
     for _ in range(200):
         adam.zero_grad()
         (-torch_elbo(phi, theta, guide, x, COUNTS) / COUNTS.sum()).backward()
         adam.step()
         theirs.append(torch_elbo(phi, theta, guide, x, COUNTS).item())
-    assert start.n_iter == 200
+    assert start.n_iter == 200 and (np.diff(start.trace).min() < 0.0) == (rate == 0.2)
     np.testing.assert_allclose(start.trace, theirs, rtol=1e-8)
 
 
@@ -347,6 +348,30 @@ def test_an_interrupted_run_keeps_its_last_step(monkeypatch):
     assert fit.outcome is ee.Outcome.INTERRUPTED and fit.n_iter == 2
 
 
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_an_interrupted_validation_keeps_the_step_before_it(monkeypatch, n_epochs):
+    from elbo_exact.fit.validation import Validation
+
+    seen, real = [], Validation.note
+
+    def note(self, point):
+        seen.append(point)
+        if len(seen) == n_epochs:
+            raise KeyboardInterrupt
+        real(self, point)
+
+    monkeypatch.setattr(Validation, "note", note)
+    fit = ee.fit_vi(MODEL, Free.uniform(MODEL.log_joint(X)), X, validation=X, max_iter=10)
+    assert fit.outcome is ee.Outcome.INTERRUPTED and fit.n_iter == n_epochs
+
+
+def test_a_walk_that_reaches_nothing_new_ends():
+    guide = Amortized.random(3, DISCRETE.space, hidden=(5,), rng=2)
+    fit = ee.fit_vi(DISCRETE, guide, X[:, :3], training="joint", optimizer=Adam(0.2), inner_iter=1, max_iter=5000)
+    assert fit.outcome is ee.Outcome.NOISY and fit.n_iter - 249 == int(np.argmax(fit.trace))
+    assert fit.objective == fit.trace[-1] and "none" not in fit.detail
+
+
 def test_a_prior_is_part_of_the_objective():
     from elbo_exact.models.mixture import MixtureStatistics
 
@@ -373,11 +398,17 @@ def test_rows_without_weight_are_left_out():
         ({"batch_size": 4}, "batch_size must be None"),
         ({"weights": np.zeros(N)}, "at least one positive"),
         ({"max_iter": 0}, "max_iter"),
+        ({"batch_size": -3, "optimizer": Adam()}, "batch_size must be"),
+        ({"batch_size": 1.5, "optimizer": Adam()}, "batch_size must be"),
+        ({"optimizer": "adam"}, "optimizer must be one of elbo_exact.fit.optimizers"),
+        ({"objective": "elbo"}, "objective must be an object of elbo_exact"),
+        ({"guide": None}, "guide must be an object of elbo_exact"),
+        ({"guide": Free.random(3, MODEL.space, rng=0)}, "3 observations of this guide"),
     ],
 )
 def test_bad_settings(settings, words):
-    with pytest.raises(ValueError, match=words):
-        ee.fit_vi(MODEL, Free.uniform(MODEL.log_joint(X)), X, **settings)
+    with pytest.raises((ValueError, TypeError), match=words):
+        ee.fit_vi(MODEL, x=X, **{"guide": Free.uniform(MODEL.log_joint(X)), **settings})
 
 
 def test_bad_data_and_models():

@@ -156,6 +156,8 @@ def _probability(
         elif word == "(":
             chosen = _list(tokens, ")", "a category")
             index = _row(tokens, chosen, [states[name] for name in given])
+            if not np.isnan(table[index]).all():
+                tokens.fail(f"expected one row for these categories of the parents; got another of {shown(node)}.")
             table[index] = _numbers(tokens, sizes[-1])
         elif word == "property":
             _skip_property(tokens)

@@ -55,7 +55,8 @@ def criteria_of(start: Any, end: End, data: Observations) -> Criteria | None:
     if hasattr(end.fit.model, "log_joint_and_error"):
         table = posterior_and_error(end.fit.model, data.x, data.executor).table
         entropy = math.fsum((data.counts * entr(table).sum(axis=1)).tolist())
-    return Criteria(total, error, entropy, size, math.fsum(data.counts.tolist()))
+    lengths = [len(row) for row in data.x] if isinstance(data.x, list) else 1.0  # a chain is observed once at each step
+    return Criteria(total, error, entropy, size, math.fsum((data.counts * lengths).tolist()))
 
 
 def _elsewhere(fits: Sequence[FitResult], x: Any) -> list[FloatArray]:

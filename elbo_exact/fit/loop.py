@@ -69,19 +69,20 @@ def climb(
     *,
     before: Walk | None = None,
     watch: Callable[[P, Walk], None] | None = None,
+    may_fall: bool = False,
 ) -> FitResult:
     """Take steps until a gain is at most ``tolerance`` or its own error bound.
 
     A step whose gain is below minus its error bound did not maximize: it is dropped and the fit ends, likewise a step on which a
     component collapses. Without a tolerance the fit goes on while a step gains more than the spacing of doubles at the objective:
     below that the objective cannot show it. ``before`` is a path that ends at ``point``, which the fit continues as if it had never
-    stopped; ``watch`` sees every new point and the path to it, the same lists each time.
+    stopped; with ``may_fall`` a step down is taken too, and is no end; ``watch`` sees every new point and the path to it, the same lists each time.
     """
     bar = _bar(progress)
     _, trace, gains, errors = before or Walk(None, [point.objective], [], [])
     outcome, detail = Outcome.MAX_ITER, ""
     while True:
-        if gains and _is_over(gains[-1], errors[-1], point.objective, tolerance):
+        if gains and not (may_fall and gains[-1] < 0.0) and _is_over(gains[-1], errors[-1], point.objective, tolerance):
             outcome = Outcome.CONVERGED
             break
         if len(gains) >= max_iter:
@@ -94,7 +95,7 @@ def climb(
         except Stopped as stop:
             outcome, detail = stop.outcome, f"step {len(gains) + 1}: {stop.detail}"
             break
-        if gain < -error:
+        if gain < -error and not may_fall:
             outcome = Outcome.NOT_MONOTONE
             detail = f"step {len(gains) + 1} changes the objective by {gain:.3g} nats; rounding explains {error:.3g}."
             break

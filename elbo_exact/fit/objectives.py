@@ -136,15 +136,19 @@ class Renyi(_OneFunction):
         return self.alpha <= 1.0
 
     def __call__(self, log_joint: FloatArray, log_q: FloatArray) -> Slopes:
-        """Value and derivatives; alpha/(1 - alpha) (r - q) is q times an expm1, which the limit of alpha = 1 shares."""
+        """Value and derivatives; alpha/(1 - alpha) (r - q) is q times an expm1, which the limit of alpha = 1 shares.
+
+        r itself comes from one exponential: q may be below every double where r is not.
+        """
         if self.alpha == 1.0:
             return Elbo()(log_joint, log_q)
         found = renyi_bound_results(log_joint, log_q, self.alpha, Options())
         q, order = _exp(log_q), 1.0 - self.alpha
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            moved = np.where(q > 0.0, order * (log_joint - log_q - found.value[:, None]), -np.inf)
-            model = np.where(q > 0.0, q * np.exp(moved), 0.0)
-            guide = np.where(q > 0.0, self.alpha / order * q * np.expm1(moved), 0.0)
+            moved = np.where(log_q > -np.inf, order * (log_joint - log_q - found.value[:, None]), -np.inf)
+            model = np.where(log_q > -np.inf, np.exp(log_q + moved), 0.0)
+            change = np.where(moved > 1.0, model - q, q * np.expm1(np.minimum(moved, 1.0)))
+            guide = np.where(log_q > -np.inf, self.alpha / order * change, 0.0)
         return Slopes(found.value, found.value_error, model, guide)
 
 
@@ -197,9 +201,9 @@ class Thermodynamic(_OneFunction):
         found = tvo_results(log_joint, log_q, betas, "lower", False, Options())
         q, model, guide = _exp(log_q), np.zeros_like(log_q), np.zeros_like(log_q)
         with np.errstate(invalid="ignore"):
-            log_weight = np.where(q > 0.0, log_joint - log_q, 0.0)
+            log_weight = np.where(log_q > -np.inf, log_joint - log_q, 0.0)
         for low, high in itertools.pairwise(betas):
-            path = posterior(np.where(q > 0.0, log_q + low * log_weight, -np.inf))
+            path = posterior(np.where(log_q > -np.inf, log_q + low * log_weight, -np.inf))
             with np.errstate(invalid="ignore"):
                 mean = np.where(path > 0.0, path * log_weight, 0.0).sum(axis=1, keepdims=True)
                 apart = np.where(path > 0.0, path * (log_weight - mean), 0.0)

@@ -29,6 +29,7 @@ __all__ = [
     "Optimizer",
     "OptimizerState",
     "Schedule",
+    "checked_optimizer",
     "clip",
 ]
 
@@ -229,6 +230,15 @@ class AdamW(Adam):
         """One step, in place."""
         rate = self.learning_rate * self.schedule(state.count)
         self._move(params, gradient, state, rate, 1.0 - rate * self.weight_decay)
+
+
+def checked_optimizer(optimizer: Any) -> Optimizer | None:
+    """An optimizer, or None; not its name."""
+    if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+        name = type(optimizer).__name__
+        raise TypeError(f"optimizer must be one of elbo_exact.fit.optimizers, as Adam(1e-3), or None; got {name}.")
+    chosen: Optimizer | None = optimizer
+    return chosen
 
 
 def clip(gradient: Array, max_norm: float) -> float:

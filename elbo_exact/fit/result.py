@@ -111,7 +111,7 @@ class Criteria:
     n_parameters : int
         Free parameters; structural zeros of the starting model are none.
     n_observations : float
-        Sum of the counts.
+        Sum of the counts; for sequences, of their steps.
 
     Examples
     --------

@@ -8,22 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from elbo_exact._validate import FloatArray
+from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.ascent import Plan, Slope, by_batches, by_lbfgs
 from elbo_exact.fit.bound import Bound, FlatParameters, Rows, bound
 from elbo_exact.fit.loop import Step, Stopped
 from elbo_exact.fit.objectives import Elbo, Objective, Potential
-from elbo_exact.fit.optimizers import NaturalGradient
+from elbo_exact.fit.optimizers import NaturalGradient, checked_optimizer
 from elbo_exact.fit.result import Outcome
 from elbo_exact.guides import Amortized, Free, Structured
 from elbo_exact.guides.factors import Pullback
 from elbo_exact.models._linear import linear_mixture, linear_network
 
-__all__ = ["Joint", "Walker", "guide_slope", "possible", "refuse_plan", "refuse_training"]
+__all__ = ["Joint", "Walker", "guide_slope", "possible", "refuse_arguments", "refuse_plan", "refuse_training"]
 
 U = 2.0**-53
-RUNAWAY = 0.1  # a pass that loses this share of the objective, plus one nat, has diverged; one that loses less is noisy
+RUNAWAY = 0.1  # an optimizer that loses this share of the objective, plus one nat, has diverged; one that loses less is noisy
+STALE = 250  # steps of joint training without a new best
 
 
 class Walker:
@@ -99,9 +100,7 @@ class Walker:
 
     def judged(self, before: Bound, params: FloatArray, make: Any, height: Any) -> Bound:
         """The bound at new parameters if it is higher; what an optimizer lost ends the fit."""
-        if not (params < math.inf).all():
-            raise Stopped(Outcome.DIVERGED, "a parameter or a gradient is no finite number.")
-        after: Bound = make(params)
+        after: Bound = make(_finite(params))
         lost = height(before) - height(after)
         if lost <= 0.0:
             return after
@@ -132,9 +131,10 @@ class Walker:
 
 
 class Joint:
-    """Model and guide as one flat vector, the guide's parameters first."""
+    """Model and guide as one flat vector, the guide's parameters first; ``trace`` is the objective up to ``start``."""
 
-    def __init__(self, walker: Walker, start: Bound) -> None:
+    def __init__(self, walker: Walker, start: Bound, trace: list[float]) -> None:
+        self.best, self.stale = max(trace), len(trace) - 1 - trace.index(max(trace))
         self.walker, self.width, self.guide = walker, start.guide.params.size, start.guide
         self.flat = FlatParameters(start.model)
         self.linear = linear_mixture(start.model, walker.data.x, walker.plan.batch_size)
@@ -150,10 +150,22 @@ class Joint:
         self.flat = FlatParameters(point.model)
         params = np.concatenate([point.guide.params, self.flat.params]).astype(self.guide.params.dtype, copy=False)
         data = self.walker.data
-        following = self.walker.climbed(point, self.slope, params, lambda values: bound(*self._at(values), data))
+        walk = self.walker.climbed if self.walker.plan.optimizer is None else self._walked
+        following = walk(point, self.slope, params, lambda values: bound(*self._at(values), data))
         if self.flat.has_scales:  # an M-step refuses a component that has shrunk to a point or a flat
             following.model.maximize(following.model.statistics(data.x, data.counts[:, None] * following.weights))
         return _gained(point, following, 0.0)
+
+    def _walked(self, before: Bound, slope: Slope, params: FloatArray, make: Any) -> Bound:
+        """Where the optimizer goes, which may be down for a while."""
+        after: Bound = make(_finite(self.walker.climb_by_slope(slope, params)))
+        if not self.best - after.objective <= RUNAWAY * (1.0 + abs(self.best)):
+            raise Stopped(Outcome.DIVERGED, f"the optimizer lost {before.objective - after.objective:.3g} nats.")
+        self.stale = 0 if after.objective > self.best else self.stale + 1
+        self.best = max(self.best, after.objective)
+        if self.stale >= STALE:
+            raise Stopped(Outcome.NOISY, f"no step of the last {STALE} was the highest.")
+        return after
 
     def _at(self, params: FloatArray) -> tuple[Any, Any]:
         return self.flat.at(params[self.width :]), self.guide.with_params(params[: self.width])
@@ -192,6 +204,13 @@ class Joint:
         total, q = self.network.elbo(params[: self.width], codes, log_joint, _Shares(counts).share, gradient[: self.width])
         pull(q, gradient[self.width :])
         return total, gradient
+
+
+def _finite(params: FloatArray) -> FloatArray:
+    """The parameters, if an optimizer has left them in the range of numbers; -inf is a structural zero."""
+    if not (params < math.inf).all():
+        raise Stopped(Outcome.DIVERGED, "a parameter or a gradient is no finite number.")
+    return params
 
 
 def guide_slope(guide: Any, potential: Potential, data: Rows) -> Slope:
@@ -235,6 +254,18 @@ class _Shares:
         if self.unused is not None:
             product[self.unused] = 0.0
         return product
+
+
+def refuse_arguments(guide: Any, data: Rows, optimizer: Any, batch_size: Any) -> None:
+    """Raise where an argument is not what it must be, before anything is computed."""
+    checked_optimizer(optimizer)
+    for name, value, method in (("guide", guide, "forward"), ("objective", data.objective, "potential")):
+        if not callable(getattr(value, method, None)):
+            raise TypeError(f"{name} must be an object of elbo_exact, with a method {method}; got {type(value).__name__}.")
+    if batch_size is not None:
+        integer(batch_size, "batch_size", 1)
+    if isinstance(guide, Structured):
+        guide.logits(data.x)  # as many observations as rows
 
 
 def refuse_training(objective: Objective, training: str) -> None:

@@ -17,7 +17,7 @@ from elbo_exact.fit.loop import Step, Stopped, Walk, climb
 from elbo_exact.fit.objectives import Objective
 from elbo_exact.fit.optimizers import Optimizer
 from elbo_exact.fit.result import FitResult, Outcome
-from elbo_exact.fit.steps import Joint, Walker, possible, refuse_plan, refuse_training
+from elbo_exact.fit.steps import Joint, Walker, possible, refuse_arguments, refuse_plan, refuse_training
 from elbo_exact.fit.validation import Validation
 from elbo_exact.fit.vi_checkpoint import open_record
 
@@ -92,8 +92,9 @@ def fit_vi(
     Returns
     -------
     FitResult
-        With ``guide``; ``trace`` is the objective of all rows, exact within ``error``. It never falls, except for the two objectives whose
-        guide climbs a function of its own: there the trace is what the model climbs, and the fit ends when that gains nothing.
+        With ``guide``; ``trace`` is the objective of all rows, exact within ``error``. It never falls, except on the way of an optimizer in
+        joint training, and for the two objectives whose guide climbs a function of its own: there the trace is what the model climbs, and the
+        fit ends when that gains nothing.
 
     Raises
     ------
@@ -105,9 +106,10 @@ def fit_vi(
     Notes
     -----
     Neither half of an alternating step lowers the objective: the first is a closed form (for objectives other than the ELBO, of a minorant
-    that touches it: Jensen's inequality), the second keeps the old guide where it found no better one. A step of an optimizer that ends lower
-    is not kept. It is taken again without its momentum; if that loses too, and the model does not move either, the fit ends as NOISY. A step
-    that lost much or left the range of numbers ends it as DIVERGED. O(N S) and the cost of the guide for each gradient.
+    that touches it: Jensen's inequality), the second keeps the old guide where it found no better one. Where an optimizer's passes end lower,
+    they are taken again without its momentum; if that loses too, and the model does not move either, the fit ends as NOISY. Joint training
+    follows the optimizer, also downhill, and ends as NOISY when none of 250 steps was the highest. A step that lost much or left the range of
+    numbers ends a fit as DIVERGED, before that step. O(N S) and the cost of the guide for each gradient.
     Neal & Hinton (1998), Learning in Graphical Models; Dayan, Hinton, Neal & Zemel (1995), Neural Computation 7:889.
 
     Examples
@@ -120,6 +122,7 @@ def fit_vi(
     (-31.570200236, 'CONVERGED')
     """
     data = rows(model, x, weights, prior, objective)
+    refuse_arguments(guide, data, optimizer, batch_size)
     one_of(training, "training", ("alternating", "joint"))
     refuse_training(data.objective, training)
     if tolerance is not None and not 0.0 <= tolerance < math.inf:
@@ -146,27 +149,40 @@ def fit_vi(
         start = walker.first(model, guide)
     else:
         start = possible(bound(model, guide, data), data)
-    step = walker.alternate if training == "alternating" else Joint(walker, start).step
+    path = None if before is None else Walk(before.model, before.trace, before.gains, before.errors)
+    is_joint = training == "joint"
+    step = Joint(walker, start, [start.objective] if path is None else path.trace).step if is_joint else walker.alternate
     held = Validation(validation, integer(patience, "patience", 1), start)
     if before is not None and before.best is not None:
         best_step, best_model, best_guide = before.best
         held.resume(len(before.gains), best_step, bound(best_model, best_guide, data))
-    last = start
+    last, interrupted = start, False
 
     def watch(point: Bound, walk: Walk) -> None:
-        nonlocal last
+        nonlocal last, interrupted
         last = point
-        held.note(point)
-        if record is not None:
-            record.note(walk, point.guide, walker, held)
+        try:
+            held.note(point)
+            if record is not None:
+                record.note(walk, point.guide, walker, held)
+        except KeyboardInterrupt:  # the step itself is whole
+            interrupted = True
 
     def guarded(point: Bound) -> Step:
+        if interrupted:
+            raise Stopped(Outcome.INTERRUPTED, "interrupted by the user.")
         held.stop_if_stale()
         return _guarded(step, point)
 
-    path = None if before is None else Walk(before.model, before.trace, before.gains, before.errors)
     fit = climb(
-        start, guarded, integer(max_iter, "max_iter", 1), tolerance, "VI" if progress else None, before=path, watch=watch
+        start,
+        guarded,
+        integer(max_iter, "max_iter", 1),
+        tolerance,
+        "VI" if progress else None,
+        before=path,
+        watch=watch,
+        may_fall=is_joint and optimizer is not None,
     )
     if record is not None:
         record.finish(

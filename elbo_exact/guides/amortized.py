@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._layers import Perceptron
+from elbo_exact._layers import Perceptron, hidden_sizes
 from elbo_exact._validate import FloatArray, integer, real_array
 from elbo_exact.errors import LogTableError
 from elbo_exact.guides.factors import Factors, Pullback, as_factors, checked_cotangent, flat_params
@@ -97,7 +97,7 @@ class Amortized:
         (4, 6)
         """
         family = as_factors(factors)
-        network = Perceptron((integer(n_features, "n_features", 1), *hidden, family.n_logits), activation)
+        network = Perceptron((integer(n_features, "n_features", 1), *hidden_sizes(hidden), family.n_logits), activation)
         return cls(network.initial(np.random.default_rng(rng), dtype), network, family)
 
     @property

@@ -265,6 +265,9 @@ class Factors:
 
 def as_factors(given: LatentSpace | Factors) -> Factors:
     """A space alone stands for any distribution over its states."""
+    other: Any = given
+    if not isinstance(other, Factors | LatentSpace):
+        raise TypeError(f"factors must be Factors or a LatentSpace, as LatentSpace((3,)); got {type(other).__name__}.")
     return given if isinstance(given, Factors) else Factors.free(given)
 
 

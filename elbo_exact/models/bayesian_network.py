@@ -20,6 +20,7 @@ from elbo_exact.families._simplex import (
     U,
     draw,
     maximized,
+    n_free,
     pseudo_count_table,
     simplex_change,
     uniform_simplex,
@@ -169,6 +170,11 @@ class BayesianNetwork(AsCode):
         return tuple(len(categories) for categories in self.states.values())
 
     @property
+    def n_parameters(self) -> int:
+        """Free parameters; structural zeros are none."""
+        return sum(n_free(table) for table in self._tables.values())
+
+    @property
     def space(self) -> LatentSpace:
         """The hidden nodes, in the order of the nodes."""
         return LatentSpace(tuple(len(self.states[name]) for name in self.hidden), tuple(self.hidden))
@@ -305,8 +311,7 @@ class BayesianNetwork(AsCode):
             raise LogTableError(f"weights must have shape {expected}; got {table.shape}.", "weights", table.shape)
         counts = {name: np.zeros(part.given.size) for name, part in self._tables.items()}
         for pattern in found:
-            own = table[pattern.rows, : pattern.n_states]
-            add_counts(pattern, own, counts.values())
+            add_counts(pattern, table[pattern.rows, : pattern.n_states], counts.values())
         shaped = {name: total.reshape(self._tables[name].given.shape) for name, total in counts.items()}
         return NetworkStatistics(shaped, table.size)
 
@@ -337,13 +342,12 @@ class BayesianNetwork(AsCode):
     def rounding_loss(self, statistics: NetworkStatistics, prior: Any, relative_error: float) -> float:
         """Largest loss of the maximized objective, in nats, by the rounding of `statistics` and `maximize`."""
         extra = self._pseudo_counts(prior)
-        counts = [part + extra[name] for name, part in statistics.tables.items()]
+        counts = (part + extra[name] for name, part in statistics.tables.items())
         return rounding_loss(counts, relative_error + statistics.n_terms * U)
 
     def randomize(self, rng: np.random.Generator) -> BayesianNetwork:
         """Tables drawn uniformly from their simplices, structural zeros kept."""
-        tables = {name: uniform_simplex(table.given, rng) for name, table in self._tables.items()}
-        return dataclasses.replace(self, log_tables=tables)
+        return dataclasses.replace(self, log_tables={n: uniform_simplex(table.given, rng) for n, table in self._tables.items()})
 
     def sample(self, n: int, *, rng: np.random.Generator | int | None = None) -> npt.NDArray[np.int64]:
         """Draw n complete cases, (n, D), parents first."""
@@ -377,8 +381,7 @@ class BayesianNetwork(AsCode):
         return rows, patterns(rows, scopes, self.sizes, [column[name] for name in self.hidden], MAX_BYTES)
 
     def _prior_tables(self, prior: Any) -> list[PriorTable]:
-        extra = self._pseudo_counts(prior)
-        return [(table, extra[name]) for name, table in self._tables.items()]
+        return list(zip(self._tables.values(), self._pseudo_counts(prior).values(), strict=True))
 
     def _pseudo_counts(self, prior: Any) -> dict[str, FloatArray]:
         given = prior if isinstance(prior, Mapping) else dict.fromkeys(self.states, prior)

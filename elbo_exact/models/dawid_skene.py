@@ -14,7 +14,7 @@ from elbo_exact._validate import FloatArray, categories_or_missing, integer, one
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
-from elbo_exact.families._simplex import LogSimplex, U, log_simplex, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LogSimplex, U, log_simplex, maximized, n_free, pseudo_count_table, uniform_simplex
 from elbo_exact.models.mixture import Mixture
 from elbo_exact.space import MAX_BYTES, LatentSpace, refuse_above
 
@@ -133,6 +133,11 @@ class DawidSkene(AsCode):
     def n_components(self) -> int:
         """Number of true classes K."""
         return int(self.log_weights.size)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters; structural zeros are none."""
+        return n_free(self._shares) + n_free(self._confusion)
 
     @property
     def space(self) -> LatentSpace:

@@ -14,8 +14,18 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
+from elbo_exact.families._derivatives import derivatives
 from elbo_exact.families._rounding import log_prior, rounding_loss
-from elbo_exact.families._simplex import LogSimplex, U, draw, log_simplex, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import (
+    LogSimplex,
+    U,
+    draw,
+    log_simplex,
+    maximized,
+    n_free,
+    pseudo_count_table,
+    uniform_simplex,
+)
 from elbo_exact.kernels.chain import chain_viterbi
 from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums
 from elbo_exact.models._expected import Expected
@@ -128,6 +138,12 @@ class HiddenMarkov(AsCode):
     def n_states(self) -> int:
         """Number of states K."""
         return int(self.log_initial.size)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters; structural zeros are none."""
+        own = sum(int(derivatives(family).free.sum()) for family in self.emission)
+        return n_free(self._initial) + n_free(self._transition) + own
 
     def observations(self, x: Any) -> list[npt.NDArray[Any]]:
         """The sequences as a list of (T, D) arrays, checked."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, real_array
 from elbo_exact.families._rounding import rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, n_free, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
     FindingLogs,
@@ -88,6 +88,12 @@ class NoisyOr(AsCode):
     def n_findings(self) -> int:
         """Number of findings D."""
         return len(self.leak)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters; structural zeros, absent links and certain ones are none."""
+        theta = np.column_stack([self.leak, self.strengths])
+        return n_free(self._causes) + int(((theta > 0.0) & (theta < np.inf)).sum())
 
     @property
     def space(self) -> LatentSpace:

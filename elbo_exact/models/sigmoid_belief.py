@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._rounding import log_prior, rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, n_free, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
     FindingLogs,
@@ -83,6 +83,11 @@ class SigmoidBelief(AsCode):
     def n_findings(self) -> int:
         """Number of findings D."""
         return len(self.bias)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters; structural zeros are none."""
+        return n_free(self._causes) + self.weights.size + self.bias.size
 
     @property
     def space(self) -> LatentSpace:

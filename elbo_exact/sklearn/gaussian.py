@@ -78,6 +78,9 @@ class GaussianMixture(MixtureEstimator):
 
     def _families(self, rows: FloatArray, generator: np.random.Generator) -> list[Any]:
         kind: Any = COVARIANCES[one_of(self.covariance_type, "covariance_type", tuple(COVARIANCES))]
+        unseen = np.flatnonzero(np.isnan(rows).all(axis=0))
+        if unseen.size:
+            raise ValueError(f"X must hold a number in every column; column {unseen[0]} holds missing values only.")
         constant = np.flatnonzero(np.nanvar(rows, axis=0) == 0.0)
         if constant.size and kind != "spherical":
             raise ValueError(f"X must vary in every column; column {constant[0]} is constant: the likelihood has no maximum.")

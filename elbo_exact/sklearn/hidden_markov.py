@@ -56,6 +56,8 @@ class CategoricalHMM(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     converged_, n_iter_ : bool, int
     log_evidence_ : float
         log p of all sequences, in nats; ``elbo_total_`` is the same number, because the E-steps are exact.
+    lower_bound_, lower_bounds_ : float, list of float
+        The objective per step in time, at the end and after every iteration.
 
     Notes
     -----
@@ -131,7 +133,13 @@ class CategoricalHMM(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         self.emissionprob_ = tables[0] if len(tables) == 1 else tables
         self.converged_, self.n_iter_ = result.outcome is Outcome.CONVERGED, result.n_iter
         self.log_evidence_ = self.elbo_total_ = float(result.objective - result.model.log_prior(self.prior)[0])
+        steps = sum(map(len, sequences))
+        self.lower_bounds_, self.lower_bound_ = (result.trace[1:] / steps).tolist(), float(result.objective / steps)
         return self
+
+    def fit_predict(self, X: npt.ArrayLike, y: Any = None, *, lengths: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """`fit`, then `predict` of the same sequences."""
+        return self.fit(X, y, lengths=lengths).predict(X, lengths=lengths)
 
     def predict(self, X: npt.ArrayLike, *, lengths: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
         """The most probable path of every sequence (Viterbi), shape (T,)."""
@@ -144,6 +152,15 @@ class CategoricalHMM(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def score(self, X: npt.ArrayLike, y: Any = None, *, lengths: npt.ArrayLike | None = None) -> float:
         """log p(X) of all sequences together, in nats, as hmmlearn has it."""
         return float(self._fitted().log_evidence(self._sequences(X, lengths)).sum())
+
+    def aic(self, X: npt.ArrayLike, *, lengths: npt.ArrayLike | None = None) -> float:
+        """2 * parameters - 2 * log p(X) (Akaike 1974)."""
+        return float(2.0 * self._fitted().n_parameters - 2.0 * self.score(X, lengths=lengths))
+
+    def bic(self, X: npt.ArrayLike, *, lengths: npt.ArrayLike | None = None) -> float:
+        """parameters * log(steps in time) - 2 * log p(X) (Schwarz 1978)."""
+        steps = len(np.asarray(X))
+        return float(self._fitted().n_parameters * np.log(steps) - 2.0 * self.score(X, lengths=lengths))
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw one sequence (n_samples, D) and its states (n_samples,)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.optimize import minimize
 
 from elbo_exact._validate import FloatArray
 
@@ -25,7 +26,8 @@ def find_frame(
     """Center and frame in which the posterior has mean 0 and covariance 1.
 
     The moments over a box of 6 standard deviations define the next box: it moves where mass lies at an edge and shrinks by up to
-    four where all mass lies on one node.
+    four where all mass lies on one node. A posterior whose largest value in the scan is on its edge lies beyond the prior's range: it is
+    climbed to its mode first.
     """
     n_latent = len(mean)
     u = cube(np.linspace(-6.0, 6.0, LOOK[n_latent]), n_latent)
@@ -34,6 +36,8 @@ def find_frame(
     frame = _root(covariance, (step / 2.0) ** 2)
     if float(density(mean[None])[0]) > float(table.max()) + 3.0:  # narrower than the scan, and the encoder knows where
         center, frame = mean, np.diag(np.exp(0.5 * log_variance))
+    elif np.abs(scan[table.argmax()]).max() == np.abs(scan).max():
+        center, frame = _mode(density, scan[table.argmax()])
     for _ in range(60):
         shift, covariance = _moments(u, density(center + u @ frame.T))
         change = _root(covariance, smallest)
@@ -45,8 +49,11 @@ def find_frame(
 
 def find_box(
     density: Callable[[FloatArray], FloatArray], center: FloatArray, frame: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Bounds in u of all nodes within CUT nats of the largest, and one step more; wider where they reach the edge."""
+) -> tuple[tuple[FloatArray, FloatArray], bool]:
+    """Bounds in u of all nodes within CUT nats of the largest, and one step more, and whether these hold them all.
+
+    Wider where they reach the edge, up to 60 standard deviations: the box of a density that is still large there holds a part of it.
+    """
     half_width, points, n_latent = 12.0, 33, len(center)
     while True:
         line = np.linspace(-half_width, half_width, points)
@@ -55,9 +62,17 @@ def find_box(
         inside = u[table >= table.max() - CUT]
         step = line[1] - line[0]
         low, high = inside.min(axis=0) - step, inside.max(axis=0) + step
-        if half_width > 60.0 or ((low > -half_width).all() and (high < half_width).all()):
-            return low, high
+        is_whole = bool((low > -half_width).all() and (high < half_width).all())
+        if is_whole or half_width > 60.0:
+            return (low, high), is_whole
         half_width *= 1.5
+
+
+def _mode(density: Callable[[FloatArray], FloatArray], start: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where BFGS ends uphill, and a root of its inverse Hessian."""
+    with np.errstate(all="ignore"):
+        found = minimize(lambda z: -float(density(z[None])[0]), start, method="BFGS")
+    return found.x, _root(found.hess_inv, 1e-24)
 
 
 def _moments(nodes: FloatArray, table: FloatArray) -> tuple[FloatArray, FloatArray]:

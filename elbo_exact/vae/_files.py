@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -41,6 +42,8 @@ def read_settings(array: Array, path: Any, kind: str) -> dict[str, Any]:
 def write(path: str | os.PathLike[str], kind: str, settings: dict[str, Any], arrays: dict[str, Array]) -> None:
     """Write by an atomic rename, so that a crash leaves the old file or the new one."""
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder does not exist; create it first", str(target))
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:

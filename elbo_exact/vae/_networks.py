@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from elbo_exact._layers import Perceptron
+from elbo_exact._layers import Perceptron, hidden_sizes
 from elbo_exact._validate import integer, one_of
 from elbo_exact.errors import LogTableError
 
@@ -32,8 +32,9 @@ def networks(
     one_of(variance, "variance", VARIANCES)
     own = {"pixel": 0, "feature": n_features, "shared": 1}[variance] if likelihood == "gaussian" else 0
     doubled = likelihood == "gaussian" and variance == "pixel"
-    encoder = Perceptron((n_features, *hidden, 2 * n_latent), activation)
-    decoder = Perceptron((n_latent, *tuple(hidden)[::-1], n_features * (1 + doubled)), activation)
+    middle = hidden_sizes(hidden)
+    encoder = Perceptron((n_features, *middle, 2 * n_latent), activation)
+    decoder = Perceptron((n_latent, *middle[::-1], n_features * (1 + doubled)), activation)
     return encoder, decoder, own
 
 

@@ -140,7 +140,9 @@ def _audit_row(
     center, frame = find_frame(density, scan, tables(x), step, mean, log_variance)
     noise = 2.0 * _rounding(model, x, center)
     target = _Target(density, center, frame, mean, log_variance)
-    posterior_box = find_box(density, center, frame)
+    posterior_box, is_whole = find_box(density, center, frame)
+    if not is_whole:
+        noise = math.inf
     if not q:
         result, sizes = _refined(target, False, posterior_box, STEP, budget)
         return _line(_quantities(result, NAMES[:1]), noise, math.prod(sizes))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray, integer, one_of
 from elbo_exact.errors import LogTableError
-from elbo_exact.fit.optimizers import Adam, Optimizer, clip
+from elbo_exact.fit.optimizers import Adam, Optimizer, checked_optimizer, clip
 from elbo_exact.vae._objective import GRADIENTS, OBJECTIVES, loss_and_gradient
 from elbo_exact.vae.model import GaussianVAE
 from elbo_exact.vae.results import COLUMNS, TrainingOutcome, TrainingResult, TrainingState
@@ -138,7 +138,7 @@ def fit_vae(
     if len(rows) == 0:
         raise LogTableError("x must hold at least one observation; got 0.", "x", rows.shape)
     plan = _Plan(
-        Adam() if optimizer is None else optimizer,
+        checked_optimizer(optimizer) or Adam(),
         one_of(objective, "objective", OBJECTIVES),
         one_of(gradient, "gradient", GRADIENTS if objective == "iwae" else ("path",)),
         integer(num_samples, "num_samples", 1),
