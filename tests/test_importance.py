@@ -121,6 +121,20 @@ def test_one_sample_is_the_elbo_and_the_eubo() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("scale", [100.0, 300.0, 600.0, 2000.0])
+def test_log_ratios_of_thousands_of_nats_stay_within_their_bounds(scale: float) -> None:
+    """Several stretches of nothing between the weights, and more of them than are resolved: then the bound says so."""
+    rng = np.random.default_rng(int(scale))
+    for n_states in (2, 3, 6, 12):
+        for _ in range(25):
+            log_joint, log_q = rng.normal(size=(2, n_states)) * scale
+            log_q -= ee.log_evidence(log_q)
+            found, audited = ee.importance.curve(log_joint, log_q, [1, 2, 1000]), ee.audit(log_joint, log_q)
+            assert abs(found.lower[0] - audited.elbo) <= found.error.lower[0] + audited.error.elbo
+            assert (np.diff(found.lower) >= -(found.error.lower[1:] + found.error.lower[:-1])).all()
+
+
+@compiled
 def test_gaps_approach_chi_square_over_twice_the_samples() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(10, 30)), normalized(rng.normal(size=30))

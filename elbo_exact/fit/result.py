@@ -24,7 +24,7 @@ class Outcome(enum.Enum):
         "the model's maximize does not maximize this objective."
     )
     NOISY = (
-        "A pass over mini-batches lowered the objective, so it was not kept: what is left to gain is less than the noise of its steps; "
+        "The optimizer, or a pass over mini-batches, no longer raises the objective: what is left to gain is less than the noise of its steps; "
         "go on with fit_em from here, or with a lower learning rate."
     )
     DIVERGED = (

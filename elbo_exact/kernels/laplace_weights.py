@@ -8,7 +8,7 @@ and only E_p log m_K feels e itself, linearly: ``excess`` = sum p (e - 600) is a
 
 Below, what counts is the highest group of states that a sample holds: where two neighbors (the mean 1 being one of them) are
 more than WINDOW apart, everything below is raised by the rest, ``shift``. Samples that lie below altogether lose it again: it is
-a stretch of the integration variable on which phi is the mass below, nearly constant. What was neglected is K exp(-WINDOW), below 2**-228
+a stretch of the integration variable on which phi is the mass below, nearly constant. What was neglected is K exp(DEAD - WINDOW), below 2**-76
 relative. Only what is still below exp(-600) after MAX_BREAKS such stretches is cut off, and q_low**K times its depth is an error.
 
 All integrals depend on the pairs (q, e) alone, so states of one e are merged, in ascending order: a 4x4 Ising table has 15.
@@ -86,7 +86,7 @@ MAX_BREAKS = 6
 N_FACTS = BREAKS + 2 * MAX_BREAKS
 # Scalars of a row.
 SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, OFF_CENTRE, ELL, N_ROW = range(12)
-REACH, WINDOW = 600.0, 200.0
+REACH, WINDOW = 600.0, 100.0
 SMALLEST = -680.0  # below, exp has few bits or none
 UNSURE = 1e-290  # smaller q are bounds, not numbers
 DEAD = 10.0  # exp(-exp(10)) is nothing
@@ -233,7 +233,7 @@ def raise_low(q, e, lows, facts):
         if not q[z] > 0.0 or e[z] == -INF:
             continue
         here = base + ((e[z] - origin) + (lows[z] - origin_low)) if count > 0 else e[z]
-        if above - here > WINDOW and count < MAX_BREAKS:
+        if above - here > WINDOW and count < MAX_BREAKS and above - WINDOW >= -REACH:  # below, nothing is integrated
             facts[BREAKS + 2 * count], facts[BREAKS + 2 * count + 1] = above, (above - here) - WINDOW
             here, origin, origin_low, count = above - WINDOW, e[z], lows[z], count + 1
             base = here
