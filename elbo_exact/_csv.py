@@ -7,6 +7,7 @@ columns and the categories of a column are limited.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 from array import array
@@ -132,9 +133,9 @@ def _table(reader: Iterator[list[str]], text: bool, like: Table | None, largest:
         if not cells:
             empty += 1
             continue
-        if empty and len(names) > 1:
+        if empty and (whole or len(names) > 1):
             raise _Refused("an empty line above this row")
-        values.extend([math.nan] * empty)  # a column's missing cells
+        values.extend(itertools.repeat(math.nan, empty))  # a column's missing cells
         empty = 0
         if len(cells) != len(names):
             raise _Refused(f"{len(cells)} cells where the header has {len(names)}")

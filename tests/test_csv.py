@@ -46,6 +46,9 @@ def test_where_no_cell_may_be_missing_the_line_is_named(file: Path) -> None:
     file.write_text("a,b\n1,2\n3,?\n")
     with pytest.raises(ValueError, match=r"line 3: column 'b' must hold a number for this model; the cell is missing\."):
         read_table(file, whole=True)
+    file.write_text("a\n1\n\n2\n")
+    with pytest.raises(ValueError, match=r"line 4: an empty line above this row\."):
+        read_table(file, whole=True)
 
 
 @pytest.mark.parametrize(

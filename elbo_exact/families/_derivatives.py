@@ -24,7 +24,7 @@ from elbo_exact.families.gaussian import Gaussian
 from elbo_exact.families.multinomial import Multinomial
 from elbo_exact.families.poisson import Poisson
 
-__all__ = ["Derivatives", "derivatives", "simplex_coordinates"]
+__all__ = ["Derivatives", "derivatives", "n_free", "simplex_coordinates"]
 
 Index = npt.NDArray[np.int64]
 
@@ -69,6 +69,11 @@ def simplex_coordinates(simplex: LogSimplex) -> tuple[FloatArray, Callable[[], F
     free = np.isfinite(simplex.given.reshape(rows.shape))
     free[np.arange(len(rows)), rows.argmax(axis=1)] = False
     return rows.ravel(), lambda: _blocks(rows, np.ones(len(rows))), free.ravel()
+
+
+def n_free(simplex: LogSimplex) -> int:
+    """How many: the possible categories of each row but one."""
+    return int(simplex_coordinates(simplex)[2].sum())
 
 
 def simplex_curvature(simplex: LogSimplex, counts: FloatArray) -> FloatArray:

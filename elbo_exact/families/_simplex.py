@@ -24,7 +24,6 @@ __all__ = [
     "gathered",
     "log_simplex",
     "maximized",
-    "n_free",
     "pseudo_count_table",
     "renormalized",
     "simplex_change",
@@ -75,12 +74,6 @@ def _refuse(table: FloatArray, log_sums: FloatArray, name: str) -> NoReturn:
         name,
         float(log_sums[index]),
     )
-
-
-def n_free(simplex: LogSimplex) -> int:
-    """Free parameters: the possible categories of each row but one."""
-    possible = (simplex.given > -np.inf).sum(axis=-1)
-    return int((possible - 1).sum())
 
 
 def renormalized(table: FloatArray) -> FloatArray:

@@ -106,8 +106,8 @@ class Walker:
             return after
         if self.plan.optimizer is None or lost <= before.objective_error + after.objective_error:
             return before
-        diverged = not lost <= RUNAWAY * (1.0 + abs(height(before)))
-        raise Stopped(Outcome.DIVERGED if diverged else Outcome.NOISY, f"the optimizer lost {lost:.3g} nats.")
+        outcome = Outcome.DIVERGED if _ran_away(lost, height(before)) else Outcome.NOISY
+        raise Stopped(outcome, f"the optimizer lost {lost:.3g} nats.")
 
     def _in_closed_form(self, guide: Any) -> bool:
         return isinstance(guide, Free) and self.plan.optimizer is None
@@ -159,7 +159,7 @@ class Joint:
     def _walked(self, before: Bound, slope: Slope, params: FloatArray, make: Any) -> Bound:
         """Where the optimizer goes, which may be down for a while."""
         after: Bound = make(_finite(self.walker.climb_by_slope(slope, params)))
-        if not self.best - after.objective <= RUNAWAY * (1.0 + abs(self.best)):
+        if _ran_away(self.best - after.objective, self.best):
             raise Stopped(Outcome.DIVERGED, f"the optimizer lost {before.objective - after.objective:.3g} nats.")
         self.stale = 0 if after.objective > self.best else self.stale + 1
         self.best = max(self.best, after.objective)
@@ -204,6 +204,11 @@ class Joint:
         total, q = self.network.elbo(params[: self.width], codes, log_joint, _Shares(counts).share, gradient[: self.width])
         pull(q, gradient[self.width :])
         return total, gradient
+
+
+def _ran_away(lost: float, height: float) -> bool:
+    """Whether an optimizer lost more than it could win back; NaN is more."""
+    return not lost <= RUNAWAY * (1.0 + abs(height))
 
 
 def _finite(params: FloatArray) -> FloatArray:

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer, one_of, real_array
 from elbo_exact.errors import LogTableError
+from elbo_exact.families._derivatives import n_free
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
 from elbo_exact.families._simplex import (
     LogSimplex,
     U,
     draw,
     maximized,
-    n_free,
     pseudo_count_table,
     simplex_change,
     uniform_simplex,

@@ -13,8 +13,9 @@ from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, categories_or_missing, integer, one_of
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
+from elbo_exact.families._derivatives import n_free
 from elbo_exact.families._rounding import PriorTable, log_prior, log_prior_change, rounding_loss
-from elbo_exact.families._simplex import LogSimplex, U, log_simplex, maximized, n_free, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LogSimplex, U, log_simplex, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models.mixture import Mixture
 from elbo_exact.space import MAX_BYTES, LatentSpace, refuse_above
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
-from elbo_exact.families._derivatives import derivatives
+from elbo_exact.families._derivatives import derivatives, n_free
 from elbo_exact.families._rounding import log_prior, rounding_loss
 from elbo_exact.families._simplex import (
     LogSimplex,
@@ -22,7 +22,6 @@ from elbo_exact.families._simplex import (
     draw,
     log_simplex,
     maximized,
-    n_free,
     pseudo_count_table,
     uniform_simplex,
 )

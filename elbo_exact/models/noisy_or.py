@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, real_array
+from elbo_exact.families._derivatives import n_free
 from elbo_exact.families._rounding import rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, n_free, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
     FindingLogs,

@@ -11,8 +11,9 @@ from scipy.optimize import minimize
 
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray
+from elbo_exact.families._derivatives import n_free
 from elbo_exact.families._rounding import log_prior, rounding_loss
-from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, n_free, pseudo_count_table, uniform_simplex
+from elbo_exact.families._simplex import LIBM, LogSimplex, U, maximized, pseudo_count_table, uniform_simplex
 from elbo_exact.models._causes import (
     CauseMarginals,
     FindingLogs,
