@@ -20,6 +20,8 @@ from elbo_exact.fit.table import posterior_and_error
 
 __all__ = ["End", "best_end", "criteria_of"]
 
+ENTRIES = 2**22  # of a table: 32 MiB
+
 
 class End(NamedTuple):
     """A finished fit, and the log evidence of every observation at its model with error bounds."""
@@ -53,8 +55,10 @@ def criteria_of(start: Any, end: End, data: Observations) -> Criteria | None:
     total, error = weighted_sum(data.counts, end.log_evidence, end.error)
     entropy = None
     if hasattr(end.fit.model, "log_joint_and_error"):
-        table = posterior_and_error(end.fit.model, data.x, data.executor).table
-        entropy = math.fsum((data.counts * entr(table).sum(axis=1)).tolist())
+        model = end.fit.model
+        tables = (posterior_and_error(model, part, data.executor).table for part in _blocks(model, data.x))
+        of_rows = np.concatenate([entr(table).sum(axis=1) for table in tables])
+        entropy = math.fsum((data.counts * of_rows).tolist())
     lengths = [len(row) for row in data.x] if isinstance(data.x, list) else 1.0  # a chain is observed once at each step
     return Criteria(total, error, entropy, size, math.fsum((data.counts * lengths).tolist()))
 
@@ -64,6 +68,16 @@ def _elsewhere(fits: Sequence[FitResult], x: Any) -> list[FloatArray]:
     if len(fits) == 1 or not isinstance(x, np.ndarray):
         return [np.zeros(0)] * len(fits)
     try:
-        return [np.asarray(log_evidence(fit.model.log_joint(probes(x)))) for fit in fits]
+        rows = probes(x)
+        return [
+            np.concatenate([log_evidence(fit.model.log_joint(part)) for part in _blocks(fit.model, rows)] or [np.zeros(0)])
+            for fit in fits
+        ]
     except ValueError:  # columns that do not stand alone, as those of a Multinomial with missing rows
         return [np.zeros(0)] * len(fits)
+
+
+def _blocks(model: Any, x: Any) -> list[Any]:
+    """The rows in pieces whose tables have at most 2**22 entries."""
+    step = max(1, ENTRIES // model.space.size) if hasattr(model, "space") else max(1, len(x))
+    return [x[first : first + step] for first in range(0, len(x), step)]

@@ -10,14 +10,16 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, eigh
 
 from elbo_exact._validate import FloatArray
+from elbo_exact.errors import EnumerationTooLarge
 from elbo_exact.evidence import posterior
-from elbo_exact.fit.expectation import checked_counts
-from elbo_exact.models._derivatives import JointDerivatives, joint_derivatives
+from elbo_exact.fit.expectation import observations
+from elbo_exact.models._derivatives import joint_derivatives
+from elbo_exact.space import MAX_BYTES
 
 __all__ = ["Information", "information", "n_free_parameters"]
 
 UNDETERMINED = 1e-7  # a direction of which all but this share of the information is missing counts as undetermined
-BLOCK = 2**20  # entries of a block of scores
+MATRICES = 8  # of the size of the covariance, at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Information:
         Their values.
     coordinates : tuple of int, length P
         The free ones among them, in whose coordinates the matrices are: probabilities as their logarithms against that of the most
-        probable category, rates as logarithms, means and scales as they are. Zeros are no parameters.
+        probable category, rates as logarithms, links of a noisy or as log odds, all else as it is. Zeros are no parameters.
     gradient : ndarray, shape (P,)
         Of the log evidence; 0 at a maximum, where the rest has its meaning.
     complete, missing : ndarray, shape (P, P)
@@ -89,9 +91,10 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
 
     Parameters
     ----------
-    model : Mixture or Monomial
+    model : any of ``elbo_exact.models``
         At a maximum of the log evidence: the result of a fit.
-    x : array_like, N observations
+    x : N observations
+        As in the fit: an array of rows, or a list of sequences.
     weights : array_like, shape (N,), optional
         How often each was seen.
 
@@ -103,6 +106,8 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     ------
     TypeError
         A model without known derivatives.
+    EnumerationTooLarge
+        Too many parameters for matrices of their pairs.
     LogTableError, ZeroEvidence
         Bad or impossible observations.
     ValueError
@@ -112,7 +117,8 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     -----
     With scores s = d log p(x, z), complete = -sum_n E[d^2 log p(x_n, z)] and missing = sum_n Cov[s] under the posterior. EM contracts
     by complete^-1 missing (Dempster, Laird & Rubin 1977; Meng & Rubin 1991, JASA 86:899). The finite sums are exact up to rounding,
-    relative to ``complete``; standard errors are those of large samples. O(N (S p^2 + P^2)) for p parameters per state.
+    relative to ``complete``; standard errors are those of large samples. What EM does not see counts as missing: also which links of a
+    noisy or fired. O(N (S p^2 + P^2)) for p parameters per state, O(T K^2 P^2) for the T steps of a chain, O(N S P^2) for a layer.
 
     Examples
     --------
@@ -125,12 +131,10 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     >>> round(found.rate, 8), float(found.standard_errors[0].round(6))
     (0.13277873, 0.051467)
     """
-    rows, parts = np.asarray(x), joint_derivatives(model)
-    counts = checked_counts(weights, len(rows))
-    rows, counts = rows[counts > 0.0], counts[counts > 0.0]
-    weighted = counts[:, None] * posterior(model.log_joint(rows))
-    complete = parts.curvature(model.statistics(rows, weighted))
-    gradient, missing = _missing(parts, rows, weighted, counts)
+    parts = joint_derivatives(model)
+    _refuse_large(parts.values.size)
+    data = observations(model, x, weights, None, None)
+    gradient, complete, missing = parts.sums(data.x, data.counts, posterior)
     # what no observation reaches has no information: a class of weight 0
     informed = parts.free & (np.diagonal(complete) != 0.0)
     kept = np.ix_(informed, informed)
@@ -158,24 +162,11 @@ def n_free_parameters(model: Any) -> int:
     return int(own) if own is not None else int(joint_derivatives(model).free.sum())
 
 
-def _missing(
-    parts: JointDerivatives, x: npt.NDArray[Any], weighted: FloatArray, counts: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Sum of the expected scores, and sum of the posterior covariances of the scores."""
-    size = parts.values.size
-    gradient, missing = np.zeros(size), np.zeros((size, size))
-    step = max(1, BLOCK // size)
-    for first in range(0, len(x), step):
-        block = slice(first, first + step)
-        expected = np.zeros((len(x[block]), size))  # count times mean score
-        for place, scores, weight in zip(parts.places, parts.scores(x[block]), weighted[block].T, strict=True):
-            scaled = weight[:, None] * scores
-            expected[:, place] += scaled
-            # NumPy's own loop: the same bits whatever the threads of BLAS
-            missing[np.ix_(place, place)] += np.einsum("ni,nj->ij", scaled, scores, optimize=False)
-        missing -= np.einsum("ni,nj->ij", expected / counts[block, None], expected, optimize=False)
-        gradient += expected.sum(axis=0)
-    return gradient, missing
+def _refuse_large(size: int) -> None:
+    n_bytes = MATRICES * 8 * size**2
+    if n_bytes > MAX_BYTES:
+        text = f"model has {size} parameters, whose covariances need {n_bytes / 2**30:.1f} GiB > {MAX_BYTES / 2**30:.4g} GiB"
+        raise EnumerationTooLarge(f"{text}; take a smaller model.", size, n_bytes, MAX_BYTES)
 
 
 def _rates(complete: FloatArray, missing: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -190,7 +181,8 @@ def _rates(complete: FloatArray, missing: FloatArray) -> tuple[FloatArray, Float
         rates, directions = eigh(0.5 * (missing + missing.T) * scale, 0.5 * (complete + complete.T) * scale)
     except LinAlgError:
         raise ValueError(
-            "model must be at a maximum of the log evidence; its complete information is not positive definite; fit it first."
+            "model must be at a maximum of the log evidence; its complete information is not positive definite; "
+            "fit it first, and leave out parameters that only act together."
         ) from None
     return np.clip(rates[::-1], 0.0, None), unit[:, None] * directions[:, ::-1]
 

@@ -24,8 +24,11 @@ __all__ = [
     "checked_findings",
     "checked_layer",
     "checked_weights",
+    "distinct_findings",
     "draw_causes",
     "expected_by_rows",
+    "findings",
+    "layer_posterior",
     "marginals_by_rows",
     "refuse_large",
 ]
@@ -55,6 +58,18 @@ def checked_findings(x: npt.ArrayLike, n_findings: int) -> npt.NDArray[np.int64]
             f"x must have shape (N, {n_findings}), one column per finding; got {index.shape}.", "x", index.shape
         )
     return index
+
+
+def findings(x: npt.ArrayLike, n_findings: int) -> FloatArray:
+    """The same with NaN for a missing value, as the models' methods take it."""
+    index = checked_findings(x, n_findings)
+    return np.where(index == 2, np.nan, index)
+
+
+def distinct_findings(x: npt.ArrayLike, n_findings: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Every row of findings once, and which of them each given row is."""
+    rows, which = np.unique(checked_findings(x, n_findings), axis=0, return_inverse=True)
+    return np.where(rows == 2, np.nan, rows), which.ravel()
 
 
 def cause_bits(space: LatentSpace, first: int, last: int) -> npt.NDArray[np.bool_]:
@@ -140,7 +155,7 @@ def _chunks(model: Any, n_rows: int) -> Iterator[slice]:
         yield slice(first, min(first + rows, n_rows))
 
 
-def _posterior(model: Any, x: npt.ArrayLike) -> Posterior:
+def layer_posterior(model: Any, x: npt.ArrayLike) -> Posterior:
     """Log evidence and posterior of a few rows; a table moved by t <= SMALL moves log sum exp by at most 1.01 sum p t."""
     table, table_error = model.log_joint_and_error(x)
     out = evidence_of_rows(table)
@@ -160,28 +175,30 @@ def _posterior(model: Any, x: npt.ArrayLike) -> Posterior:
 
 
 def expected_by_rows(model: Any, x: Any, counts: FloatArray, own_error: float) -> Expected:
-    """The E-step over rows that fit into memory; the grouping depends on the number of states only."""
-    evidence, error, worst, total = np.empty(len(x)), np.empty(len(x)), 0.0, None
-    for rows in _chunks(model, len(x)):
-        p = _posterior(model, x[rows])
-        evidence[rows], error[rows] = p.log_evidence, p.error
+    """The E-step over distinct rows that fit into memory; the grouping depends on the number of states only."""
+    rows, which = distinct_findings(x, model.n_findings)
+    weights = np.bincount(which, weights=counts, minlength=len(rows))
+    evidence, error, worst, total = np.empty(len(rows)), np.empty(len(rows)), 0.0, None
+    for chunk in _chunks(model, len(rows)):
+        p = layer_posterior(model, rows[chunk])
+        evidence[chunk], error[chunk] = p.log_evidence, p.error
         worst = max(worst, float(p.table_error.max()))
-        part = model.statistics(x[rows], counts[rows, None] * p.table)
+        part = model.statistics(rows[chunk], weights[chunk, None] * p.table)
         total = part if total is None else type(part)(*(mine + theirs for mine, theirs in zip(total, part, strict=True)))
-    return Expected(evidence, error, total, worst + own_error + (len(x) + 2) * U)
+    return Expected(evidence[which], error[which], total, worst + own_error + (len(x) + 2) * U)
 
 
 def marginals_by_rows(model: Any, x: npt.ArrayLike) -> CauseMarginals:
     """Log evidence and p(cause | x_n) of every row; a probability's error is that of its terms, those left out, and S u."""
-    index = checked_findings(x, model.n_findings)
-    given = np.where(index == 2, np.nan, index)
-    n, space = len(index), model.space
+    rows, which = distinct_findings(x, model.n_findings)
+    n, space = len(rows), model.space
     evidence, error = np.empty(n), np.empty(n)
     present, spread = np.zeros((n, space.n_variables)), np.zeros((n, space.n_variables))
-    for rows in _chunks(model, n):
-        p = _posterior(model, given[rows])
-        evidence[rows], error[rows] = p.log_evidence, p.error
+    for chunk in _chunks(model, n):
+        p = layer_posterior(model, rows[chunk])
+        evidence[chunk], error[chunk] = p.log_evidence, p.error
         for j, bit in enumerate(cause_bits(space, 0, space.size)):
-            present[rows, j] = p.table[:, bit].sum(axis=1)
-            spread[rows, j] = (p.table[:, bit] * p.table_error[:, bit]).sum(axis=1)
-    return CauseMarginals(evidence, error, present, 1.01 * (spread + space.size * U * present) + space.size * TINY)
+            present[chunk, j] = p.table[:, bit].sum(axis=1)
+            spread[chunk, j] = (p.table[:, bit] * p.table_error[:, bit]).sum(axis=1)
+    bound = 1.01 * (spread + space.size * U * present) + space.size * TINY
+    return CauseMarginals(evidence[which], error[which], present[which], bound[which])

@@ -13,7 +13,7 @@ from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.kernels.chain import chain_backward, chain_emission, chain_forward
 from elbo_exact.kernels.chain_log import chain_backward_log, chain_forward_log
 
-__all__ = ["ChainSums", "chain_evidence", "chain_sums"]
+__all__ = ["ChainSums", "chain_evidence", "chain_sums", "log_filter"]
 
 SMALLEST_PROBABILITY, SMALLEST_DENSITY = -150.0 * math.log(2.0), -350.0 * math.log(2.0)  # what the scaled kernel may take
 TRUSTED = 1e-3  # relative errors are first-order below this
@@ -75,6 +75,14 @@ def chain_evidence(
     forward, scale = np.empty(table.shape), np.empty(len(table))
     pairs = [_one(tables, first, stop, forward, scale) for first, stop in itertools.pairwise(bounds)]
     return np.array([value for value, _ in pairs]), np.array([bound for _, bound in pairs])
+
+
+def log_filter(initial: LogSimplex, transition: LogSimplex, table: FloatArray) -> FloatArray:
+    """log p(z_t | x_1 ... x_t) of one sequence, (T, K), from its log emission table."""
+    forward, out = np.empty(table.shape), np.empty(3)
+    emission = np.ascontiguousarray(table)
+    chain_forward_log(initial.normalized, transition.normalized, emission, 0, len(table), forward, np.empty(len(table)), out)
+    return forward
 
 
 def _tables(initial: LogSimplex, transition: LogSimplex, table: FloatArray, error: FloatArray) -> _Tables:

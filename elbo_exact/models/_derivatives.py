@@ -1,50 +1,39 @@
-"""Derivatives of the log joint of whole models, state by state, assembled from those of their families."""
+"""Derivatives of the log joint of every model, assembled from those of families and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._derivatives import derivatives, simplex_coordinates, simplex_curvature
+from elbo_exact.models._derivatives_causes import belief_derivatives, noisy_or_derivatives
+from elbo_exact.models._derivatives_chain import chain_derivatives
+from elbo_exact.models._derivatives_network import network_derivatives
+from elbo_exact.models._information import InformationSums, JointDerivatives, Posteriors, block_diagonal, sums_by_states
+from elbo_exact.models.bayesian_network import BayesianNetwork
+from elbo_exact.models.dawid_skene import DawidSkene
+from elbo_exact.models.hidden_markov import HiddenMarkov
 from elbo_exact.models.mixture import Mixture
 from elbo_exact.models.monomial import Monomial
+from elbo_exact.models.noisy_or import NoisyOr
+from elbo_exact.models.sigmoid_belief import SigmoidBelief
 
-__all__ = ["JointDerivatives", "joint_derivatives"]
-
-
-class JointDerivatives(NamedTuple):
-    """Of log p(x, z) in P coordinates, of which the ``free`` ones are parameters.
-
-    Attributes
-    ----------
-    names, values, jacobian, free
-        As of a family.
-    places : list of ndarray of int, one per state
-        The coordinates that the state depends on.
-    scores : callable
-        x to a list of (N, p), one per state: gradients of log p(x_n, z) in these coordinates.
-    curvature : callable
-        Statistics to (P, P): minus the second derivatives of the expected log joint.
-    """
-
-    names: tuple[str, ...]
-    values: FloatArray
-    jacobian: Callable[[], FloatArray]
-    free: npt.NDArray[np.bool_]
-    places: list[npt.NDArray[np.int64]]
-    scores: Callable[[Any], list[FloatArray]]
-    curvature: Callable[[Any], FloatArray]
+__all__ = ["joint_derivatives"]
 
 
 @singledispatch
 def joint_derivatives(model: Any) -> JointDerivatives:
     """Derivatives of a model."""
-    raise TypeError(f"model must be a Mixture or a Monomial for its information; got {type(model).__name__}.")
+    raise TypeError(f"model must be one of elbo_exact.models for its information; got {type(model).__name__}.")
+
+
+joint_derivatives.register(HiddenMarkov, chain_derivatives)
+joint_derivatives.register(BayesianNetwork, network_derivatives)
+joint_derivatives.register(NoisyOr, noisy_or_derivatives)
+joint_derivatives.register(SigmoidBelief, belief_derivatives)
 
 
 @joint_derivatives.register
@@ -70,16 +59,14 @@ def _(model: Mixture) -> JointDerivatives:
     def curvature(statistics: Any) -> FloatArray:
         blocks = [simplex_curvature(model._shares, statistics.weights)]
         blocks += [part.curvature(seen) for part, seen in zip(parts, statistics.components, strict=True)]
-        return _block_diagonal(blocks)
+        return block_diagonal(blocks)
 
     return JointDerivatives(
         tuple(names),
         np.concatenate([shares, *(part.values for part in parts)]),
-        lambda: _block_diagonal([share_jacobian(), *(part.jacobian() for part in parts)]),
+        lambda: block_diagonal([share_jacobian(), *(part.jacobian() for part in parts)]),
         np.concatenate([share_free, *(part.free for part in parts)]),
-        places,
-        scores,
-        curvature,
+        sums_by_states(model, places, scores, curvature),
     )
 
 
@@ -95,17 +82,38 @@ def _(model: Monomial) -> JointDerivatives:
         values,
         jacobian,
         free,
-        [np.arange(p.size)] * n_states,
-        lambda x: [np.asarray(flat[model._checked(x), z]) for z in range(n_states)],
-        lambda statistics: simplex_curvature(model._simplex, np.asarray(statistics)),
+        sums_by_states(
+            model,
+            [np.arange(p.size)] * n_states,
+            lambda x: [np.asarray(flat[model._checked(x), z]) for z in range(n_states)],
+            lambda statistics: simplex_curvature(model._simplex, np.asarray(statistics)),
+        ),
     )
 
 
-def _block_diagonal(blocks: list[FloatArray]) -> FloatArray:
-    size, first = sum(len(block) for block in blocks), 0
-    out = np.zeros((size, size))
-    for block in blocks:
-        stop = first + len(block)
-        out[first:stop, first:stop] = block
-        first = stop
-    return out
+@joint_derivatives.register
+def _(model: DawidSkene) -> JointDerivatives:
+    """A mixture whose columns of one rater share their tables: its coordinates of a column are added to those of the rater."""
+    mixture, n_states = joint_derivatives(model._mixture), model.n_components
+    shares, confusion = simplex_coordinates(model._shares), simplex_coordinates(model._confusion)
+    table = np.arange(model.log_confusion.size).reshape(model.log_confusion.shape)
+    rater = np.concatenate([np.arange(n_states), *(n_states + table[column].ravel() for column in model._columns)])
+
+    def tied(matrix: FloatArray) -> FloatArray:
+        rows = np.zeros((n_states + table.size, *matrix.shape[1:]))
+        np.add.at(rows, rater, matrix)
+        return rows
+
+    def sums(x: Any, counts: FloatArray, posterior: Posteriors) -> InformationSums:
+        found = mixture.sums(x, counts, posterior)
+        return InformationSums(tied(found.gradient), tied(tied(found.complete).T), tied(tied(found.missing).T))
+
+    names = [f"weights[{k}]" for k in range(n_states)]
+    names += [f"confusion[{','.join(map(str, place))}]" for place in np.ndindex(table.shape)]
+    return JointDerivatives(
+        tuple(names),
+        np.concatenate([shares[0], confusion[0]]),
+        lambda: block_diagonal([shares[1](), confusion[1]()]),
+        np.concatenate([shares[2], confusion[2]]),
+        sums,
+    )

@@ -26,7 +26,7 @@ from elbo_exact.families._simplex import (
     uniform_simplex,
 )
 from elbo_exact.kernels.chain import chain_viterbi
-from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums
+from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums, log_filter
 from elbo_exact.models._expected import Expected
 
 __all__ = ["HiddenMarkov", "HiddenMarkovStatistics"]
@@ -285,6 +285,9 @@ class HiddenMarkov(AsCode):
 
     def _evidence(self, sequences: list[npt.NDArray[Any]]) -> tuple[FloatArray, FloatArray]:
         return chain_evidence(self._initial, self._transition, *self._emissions(np.concatenate(sequences)), _bounds(sequences))
+
+    def _log_filter(self, sequence: npt.NDArray[Any]) -> FloatArray:
+        return log_filter(self._initial, self._transition, self._emissions(sequence)[0])
 
     def _emissions(self, rows: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
         """Log emission table (T, K) and its error: that of every term, and an addition for each family beyond the first."""

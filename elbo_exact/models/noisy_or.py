@@ -24,12 +24,13 @@ from elbo_exact.models._causes import (
     checked_weights,
     draw_causes,
     expected_by_rows,
+    findings,
     marginals_by_rows,
 )
 from elbo_exact.models._expected import Expected
 from elbo_exact.space import LatentSpace
 
-__all__ = ["NoisyOr", "NoisyOrStatistics"]
+__all__ = ["NoisyOr", "NoisyOrStatistics", "total_strength"]
 
 
 class NoisyOrStatistics(NamedTuple):
@@ -100,6 +101,10 @@ class NoisyOr(AsCode):
     def space(self) -> LatentSpace:
         """n binary causes."""
         return LatentSpace((2,) * len(self.log_causes))
+
+    def observations(self, x: npt.ArrayLike) -> FloatArray:
+        """Findings (N, D), checked; a fit takes them without a table of all rows and states."""
+        return findings(x, self.n_findings)
 
     def log_joint(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
         """log p(x_n, z), in nats, of a block of the 2**n states.
@@ -199,7 +204,7 @@ class NoisyOr(AsCode):
         return cause_tables(self, x, states, self._finding)
 
     def _finding(self, bits: npt.NDArray[np.bool_], d: int) -> FindingLogs:
-        y = _strength(bits, self.leak[d], self.strengths[d])
+        y = total_strength(bits, self.leak[d], self.strengths[d])
         with np.errstate(divide="ignore"):
             fired = np.log(-np.expm1(-y))
         # y: n additions of positive numbers. 1 - e^-y keeps the relative error of y; the logarithm's own is relative
@@ -217,7 +222,7 @@ def _pseudo_count(prior: Any) -> float:
     return float(pseudo_count_table(prior, (), "prior"))
 
 
-def _strength(bits: npt.NDArray[np.bool_], leak: float, strengths: FloatArray) -> FloatArray:
+def total_strength(bits: npt.NDArray[np.bool_], leak: float, strengths: FloatArray) -> FloatArray:
     """leak + sum of the strengths of the present causes, cause by cause: the same bits in every block."""
     y = np.full(bits.shape[1], float(leak))
     for bit, strength in zip(bits, strengths, strict=True):

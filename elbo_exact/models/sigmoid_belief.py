@@ -25,13 +25,14 @@ from elbo_exact.models._causes import (
     checked_weights,
     draw_causes,
     expected_by_rows,
+    findings,
     marginals_by_rows,
     refuse_large,
 )
 from elbo_exact.models._expected import Expected
 from elbo_exact.space import LatentSpace
 
-__all__ = ["BeliefStatistics", "SigmoidBelief"]
+__all__ = ["BeliefStatistics", "SigmoidBelief", "log_odds"]
 
 STATISTICS = 2.0**-40  # relative error of expected counts that a step must outweigh to be taken
 
@@ -94,6 +95,10 @@ class SigmoidBelief(AsCode):
     def space(self) -> LatentSpace:
         """n binary causes."""
         return LatentSpace((2,) * len(self.log_causes))
+
+    def observations(self, x: npt.ArrayLike) -> FloatArray:
+        """Findings (N, D), checked; a fit takes them without a table of all rows and states."""
+        return findings(x, self.n_findings)
 
     def log_joint(self, x: npt.ArrayLike, states: slice | None = None) -> FloatArray:
         """log p(x_n, z), in nats, of a block of the 2**n states.
@@ -187,14 +192,14 @@ class SigmoidBelief(AsCode):
         return cause_tables(self, x, states, self._finding)
 
     def _finding(self, bits: npt.NDArray[np.bool_], d: int) -> FindingLogs:
-        odds, size = _log_odds(bits, np.append(self.bias[d], self.weights[d]))
+        odds, size = log_odds(bits, np.append(self.bias[d], self.weights[d]))
         soft = np.log1p(np.exp(-np.abs(odds)))
         # n additions; a sigmoid's logarithm moves by at most as much as the odds; exp and log1p move `soft` by LIBM each
         bound = len(bits) * U * size + 2.0 * LIBM * soft + U * (np.abs(odds) + soft)
         return (-(np.maximum(odds, 0.0) + soft), -(np.maximum(-odds, 0.0) + soft)), (bound, bound)
 
 
-def _log_odds(bits: npt.NDArray[np.bool_], theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+def log_odds(bits: npt.NDArray[np.bool_], theta: FloatArray) -> tuple[FloatArray, FloatArray]:
     """theta_0 + sum of theta_j over present causes, cause by cause, and the sum of their sizes."""
     odds, size = np.full(bits.shape[1], theta[0]), np.full(bits.shape[1], abs(theta[0]))
     for bit, weight in zip(bits, theta[1:], strict=True):
@@ -207,7 +212,7 @@ def _ascent(bits: npt.NDArray[np.bool_], counts: FloatArray, start: FloatArray) 
     """Weights that raise sum of counts * log p(finding | z) for sure, or the start."""
 
     def loss(theta: FloatArray) -> tuple[float, FloatArray]:
-        odds, _ = _log_odds(bits, theta)
+        odds, _ = log_odds(bits, theta)
         soft = np.log1p(np.exp(-np.abs(odds)))
         value = (counts[0] * (np.maximum(odds, 0.0) + soft) + counts[1] * (np.maximum(-odds, 0.0) + soft)).sum()
         slope = counts[0] * np.exp(np.minimum(odds, 0.0) - soft) - counts[1] * np.exp(np.minimum(-odds, 0.0) - soft)
