@@ -166,6 +166,24 @@ def test_large_tables_are_refused_before_they_are_made() -> None:
     assert model.log_joint([[1]], slice(2**50, 2**50 + 3)).shape == (1, 3)
 
 
+def test_many_rows_are_fitted_without_a_table_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    model = NoisyOr.from_probabilities([0.3] * 6, rng.uniform(0.1, 0.9, (2, 6)), [0.1, 0.2])
+    few, often = np.array([[0, 1], [1, 1], [1, math.nan]]), [30, 20, 25]
+    x = np.repeat(few, often, axis=0)
+    monkeypatch.setattr(causes_module, "MAX_BYTES", 2**6 * 8 * 2 * len(x) - 1)
+    monkeypatch.setattr("elbo_exact.fit.ends.ENTRIES", 2**6 * 7)
+    with pytest.raises(EnumerationTooLarge):
+        model.log_joint(x)
+    fit = fit_em(model, x, max_iter=2, tolerance=0.0)
+    counted = fit_em(model, few, weights=often, max_iter=2, tolerance=0.0)
+    assert abs(fit.objective - counted.objective) <= fit.error + counted.error
+    assert fit.criteria is not None and fit.criteria.entropy is not None
+    assert counted.criteria is not None and counted.criteria.entropy is not None
+    # sums of 2**6 posteriors each, and of the rows
+    assert abs(fit.criteria.entropy - counted.criteria.entropy) <= (2**6 + len(x)) * 4 * U * counted.criteria.entropy
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

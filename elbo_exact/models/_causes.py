@@ -143,9 +143,9 @@ def draw_causes(log_causes: FloatArray, n: int, rng: np.random.Generator) -> npt
     return np.stack([draw(log_causes, np.full(rows, j), rng) for j in range(len(log_causes))], axis=1)
 
 
-def refuse_large(space: LatentSpace, n_rows: int, n_tables: int, max_bytes: int = MAX_BYTES) -> None:
+def refuse_large(space: LatentSpace, n_rows: int, n_tables: int) -> None:
     """Refuse before anything is allocated."""
-    refuse_above(space.size, 8 * n_rows * n_tables, max_bytes, count_text(space.sizes))
+    refuse_above(space.size, 8 * n_rows * n_tables, MAX_BYTES, count_text(space.sizes))
 
 
 def _chunks(model: Any, n_rows: int) -> Iterator[slice]:
