@@ -116,9 +116,7 @@ def predict_fields(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def predict_text(rows: list[dict[str, Any]]) -> str:
-    """A CSV table; a row that no component can produce has no component. The sum goes to stderr, beside the table."""
-    total = math.fsum(row["log_p"] for row in rows)
-    print(f"{len(rows)} rows, log p(data) = {total:.10g} nats", file=sys.stderr)
+    """A CSV table; a row that no component can produce has no component."""
     lines = [f"{'' if row['component'] is None else row['component']},{row['log_p']!r}" for row in rows]
     return "\n".join(["component,log_p", *lines])
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import integer
-from elbo_exact.evidence import posterior
 from elbo_exact.families._columns import scaled
 from elbo_exact.fit.ends import End, criteria_of
 from elbo_exact.fit.expectation import Expectation, Observations, expectation, observations
@@ -65,7 +64,7 @@ def fit_em_online(
     model, x, weights, prior
         As for `fit_em`.
     batch_size : int
-        Observations of a mini-batch; each pass takes them in a new random order.
+        Observations of a mini-batch, which are whole sequences for a ``HiddenMarkov``; each pass takes them in a new random order.
     max_passes : int
         Most passes over the data.
     decay, delay : float in (0.5, 1] and int >= 0
@@ -89,8 +88,6 @@ def fit_em_online(
     ------
     ZeroEvidence, LogTableError, ValueError
         As `fit_em`.
-    TypeError
-        A model without ``log_joint``, such as a ``HiddenMarkov``.
 
     Notes
     -----
@@ -106,8 +103,6 @@ def fit_em_online(
     >>> bool((np.diff(fit.trace) > 0).all()), fit.outcome.name in ("NOISY", "MAX_ITER")
     (True, True)
     """
-    if not hasattr(model, "log_joint"):
-        raise TypeError(f"model must have a log_joint to take rows in mini-batches; got {type(model).__name__}; use fit_em.")
     data = observations(model, x, weights, prior, executor)
     size, passes = integer(batch_size, "batch_size", 1), integer(max_passes, "max_passes", 1)
     shift = integer(delay, "delay", 0)
@@ -140,8 +135,9 @@ def _one_pass(point: _Pass, data: Observations, size: int, share: Any, order: np
         seen += 1
         g, counts = share(seen), data.counts[rows]
         weights = counts * (g * total / math.fsum(counts.tolist()))
-        table = weights[:, None] * posterior(model.log_joint(data.x[rows]))
-        statistics = _followed(statistics, 1.0 - g, model.statistics(data.x[rows], table))
+        batch = data.x[rows] if isinstance(data.x, np.ndarray) else [data.x[row] for row in rows]
+        found = expectation(model, Observations(batch, weights, None, data.executor)).expected
+        statistics = _followed(statistics, 1.0 - g, found.statistics)
         model = model.maximize(statistics, data.prior)
     return _Pass(expectation(model, data), statistics, seen)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
+from elbo_exact.families._columns import scaled
 from elbo_exact.families._derivatives import derivatives, n_free
 from elbo_exact.families._rounding import log_prior, rounding_loss
 from elbo_exact.families._simplex import (
@@ -54,6 +55,11 @@ class HiddenMarkovStatistics:
         """The statistics of both batches together."""
         parts = tuple(mine + theirs for mine, theirs in zip(self.components, other.components, strict=True))
         return HiddenMarkovStatistics(self.initial + other.initial, self.transitions + other.transitions, parts)
+
+    def scaled(self, factor: float) -> HiddenMarkovStatistics:
+        """The statistics of the same sequences, each seen ``factor`` times as often."""
+        parts = tuple(scaled(part, factor) for part in self.components)
+        return HiddenMarkovStatistics(self.initial * factor, self.transitions * factor, parts)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
