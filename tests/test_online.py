@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from test_squarem import mixed
 
 from elbo_exact.errors import ZeroEvidence
 from elbo_exact.families import Categorical, Gaussian
-from elbo_exact.fit import Outcome, fit_em, fit_em_online
+from elbo_exact.fit import Checkpoint, Outcome, fit_em, fit_em_online
 from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, Mixture, NoisyOr
 
 U = 2.0**-53
@@ -135,3 +136,18 @@ def test_one_whole_batch_of_weight_one_is_a_step_of_em(case: int) -> None:
     assert online.trace == pytest.approx(plain.trace, rel=2.0**-44)  # sums of at most 48 states of rows or steps, 2**9 u
     assert online.trace[1] > online.trace[0]
     assert len(fit_em_online(model, x, batch_size=5, max_passes=3, rng=0).trace) >= 1
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_a_fit_goes_on_to_the_same_bits(case: int, tmp_path: Path) -> None:
+    model, x = layered()[case]
+    arguments: dict[str, Any] = {"batch_size": 5, "rng": 3, "decay": 0.9, "tolerance": 0.0}
+    whole = fit_em_online(model, x, max_passes=6, **arguments)
+    for n in (1, 2):
+        file = Checkpoint(tmp_path / f"{n}.npz", 0.0)
+        fit_em_online(model, x, max_passes=n, checkpoint=file, **arguments)
+        for _ in range(2):
+            again = fit_em_online(model, x, max_passes=6, checkpoint=file, **arguments)
+            assert again.to_dict() == whole.to_dict() and np.array_equal(again.gains, whole.gains)
+    with pytest.raises(ValueError, match="belongs to a fit of other data, starts or settings"):
+        fit_em_online(model, x, max_passes=6, checkpoint=file, **{**arguments, "rng": 4})

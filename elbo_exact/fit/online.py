@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._validate import integer
 from elbo_exact.families._columns import scaled
+from elbo_exact.fit.checkpoint import open_journal
 from elbo_exact.fit.ends import End, criteria_of
 from elbo_exact.fit.expectation import Expectation, Observations, expectation, observations
 from elbo_exact.fit.gain import gain
-from elbo_exact.fit.loop import Step, climb
+from elbo_exact.fit.loop import Step, Walk, climb
+from elbo_exact.fit.parameters import parameter_arrays, with_arrays
 from elbo_exact.fit.result import FitResult, Outcome
 
 __all__ = ["fit_em_online"]
@@ -42,6 +44,20 @@ class _Pass:
         return self.at.objective_error
 
 
+class _Kept(NamedTuple):
+    """What a file keeps of a pass: the model, and the statistics as bare arrays."""
+
+    model: Any
+    statistics: Any
+
+    def pair(self, model: Any, statistics: Any) -> tuple[Any, tuple[Any, ...]]:
+        return model, tuple(parameter_arrays(statistics).values())
+
+    def restored(self, pair: Any) -> tuple[Any, Any]:
+        model, arrays = pair
+        return model, with_arrays(self.statistics, dict(zip(parameter_arrays(self.statistics), arrays, strict=True)))
+
+
 def fit_em_online(
     model: Any,
     x: npt.ArrayLike,
@@ -56,6 +72,7 @@ def fit_em_online(
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
     executor: Any = None,
+    checkpoint: Any = None,
 ) -> FitResult:
     """Stepwise expectation-maximization over mini-batches, with the exact objective after every pass.
 
@@ -77,6 +94,8 @@ def fit_em_online(
         Show a bar on stderr.
     executor : concurrent.futures.Executor, optional
         Where the tables of the exact evaluations run.
+    checkpoint : path or Checkpoint, optional
+        Keep model and running statistics in this npz file after a pass, and continue from it if it exists, to the same bits.
 
     Returns
     -------
@@ -110,16 +129,29 @@ def fit_em_online(
         raise ValueError(f"decay must be > 0.5 and <= 1; got {decay!r}.")
     if tolerance is not None and not 0.0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number of nats >= 0, or None; got {tolerance!r}.")
-    generator = np.random.default_rng(rng)
+    seed = int(np.random.default_rng(rng).integers(2**63))
     start = expectation(model, data)
-    point = _Pass(start, start.expected.statistics, 0)
-    label = "passes of stepwise EM" if progress else None
+    kept = _Kept(model, start.expected.statistics)
+    settings = ("online", data.x, data.counts, prior, tolerance, size, float(decay), shift, seed)
+    journal = None if checkpoint is None else open_journal(checkpoint, [kept.pair(model, kept.statistics)], settings)
+    before = None if journal is None else journal.walks[0]
+    point = _Pass(start, kept.statistics, 0)
+    if before is not None:
+        resumed, statistics = kept.restored(before.model)
+        point = _Pass(expectation(resumed, data), statistics, len(before.gains) * -(-len(data.x) // size))
 
     def step(point: _Pass) -> Step:
-        following = _one_pass(point, data, size, lambda t: float((t + shift) ** -decay), generator.permutation(len(data.x)))
+        order = np.random.default_rng([seed, point.seen]).permutation(len(data.x))
+        following = _one_pass(point, data, size, lambda t: float((t + shift) ** -decay), order)
         return Step(following, *gain(point.at, following.at, data))
 
-    fit = climb(point, step, passes, tolerance, label)
+    def watch(point: _Pass, walk: Walk) -> None:
+        if journal is not None:
+            path = Walk(kept.pair(point.model, point.statistics), walk.trace, walk.gains, walk.errors)
+            journal.note(0, path, last=len(walk.gains) == passes)
+
+    label = "passes of stepwise EM" if progress else None
+    fit = climb(point, step, passes, tolerance, label, before=before, watch=watch)
     if fit.outcome is Outcome.NOT_MONOTONE:
         ends = tuple(dataclasses.replace(end, outcome=Outcome.NOISY) for end in fit.restarts)
         fit = dataclasses.replace(fit, outcome=Outcome.NOISY, detail=fit.detail.replace("step", "pass", 1), restarts=ends)

@@ -54,7 +54,8 @@ def _put(node: Any, place: str, arrays: Mapping[str, FloatArray]) -> Any:
     if isinstance(node, np.ndarray):
         return arrays.get(place, node)
     if isinstance(node, tuple) and not isinstance(node, LogSimplex):
-        return tuple(_put(entry, f"{place}[{index}]", arrays) for index, entry in enumerate(node))
+        entries = [_put(entry, f"{place}[{index}]", arrays) for index, entry in enumerate(node)]
+        return node._make(entries) if hasattr(node, "_make") else tuple(entries)
     if isinstance(node, Mapping):
         return {key: _put(entry, f"{place}[{index}]", arrays) for index, (key, entry) in enumerate(node.items())}
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
