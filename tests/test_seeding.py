@@ -11,7 +11,7 @@ from test_information import cases
 import elbo_exact as ee
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
 from elbo_exact.fit import Outcome, fit_em
-from elbo_exact.models import Mixture, Monomial
+from elbo_exact.models import HiddenMarkov, Mixture, Monomial
 from elbo_exact.models._seeding import seeded
 
 
@@ -75,9 +75,28 @@ def test_in_a_fit() -> None:
     assert fits[0].optima[0].count >= 4  # each seeded start finds the four blobs
 
 
+def test_chains_start_around_rows_and_with_the_steps_between_them() -> None:
+    means = np.array([[0.0], [10.0], [20.0]])
+    moves = np.array([[0.9, 0.1, 0.0], [0.0, 0.8, 0.2], [0.3, 0.0, 0.7]])
+    with np.errstate(divide="ignore"):
+        truth = HiddenMarkov(np.log([1.0, 0.0, 0.0]), np.log(moves), Gaussian(means, [0.5] * 3, "spherical"))
+    x = [truth.sample(200, rng=seed)[0] for seed in range(4)]
+    begin = HiddenMarkov.random(Gaussian([[9.0], [10.0], [11.0]], [8.0] * 3, "spherical"), rng=0)
+    start = seeded(begin, x, np.array([1.0, 1.0, 1.0, 0.5]), np.random.default_rng(1))
+    order = np.argsort(start.emission[0].means[:, 0])
+    found = np.exp(start.log_transition)[np.ix_(order, order)]
+    # a step keeps 0.9 * 0.9 of itself where it is, and the shares that are spread evenly are the same everywhere
+    assert (np.diff(start.emission[0].means[order, 0]) > 5.0).all()
+    assert (found.argmax(axis=1) == [0, 1, 2]).all() and found[0, 1] > found[0, 2] and found[2, 0] > found[2, 1]
+    fit = fit_em(begin, x, restarts=5, rng=0, starts="k-means++")
+    assert fit.optima[0].count >= 5 and fit.objective >= float(truth.log_evidence(x).sum())
+    short = seeded(begin, [np.array([[1.0]]), np.array([[2.0]])], np.ones(2), np.random.default_rng(0))  # no step at all
+    np.testing.assert_array_equal(short.log_transition, begin.log_transition)
+
+
 def test_refused() -> None:
     model = Monomial(np.log([[0.5, 0.5]]), [[0.0]], np.ones((1, 1, 1, 2)))
-    with pytest.raises(TypeError, match="starts must be 'random' for a model that is no Mixture"):
+    with pytest.raises(TypeError, match="starts must be 'random' for a Monomial"):
         fit_em(model, [0], restarts=1, starts="k-means++")
     with pytest.raises(ValueError, match=r"starts must be one of 'random', 'k-means\+\+'; got 'far'"):
         fit_em(model, [0], starts="far")

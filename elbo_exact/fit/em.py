@@ -20,7 +20,6 @@ from elbo_exact.fit.loop import Step, Walk, climb
 from elbo_exact.fit.result import FitResult
 from elbo_exact.fit.squarem import squared_step
 from elbo_exact.models._seeding import seeded
-from elbo_exact.models.mixture import Mixture
 
 __all__ = ["fit_em"]
 
@@ -61,7 +60,7 @@ def fit_em(
         Further starts, each with its own spawned random stream; the best end is returned, one without a collapsed component if
         there is any, and all distinct maxima in ``optima``.
     starts : {"random", "k-means++"}
-        How they are drawn: by ``model.randomize``, or, for a ``Mixture``, around rows of the data that lie far from each other.
+        How they are drawn: by ``model.randomize``, or, for a ``Mixture`` and a ``HiddenMarkov``, around rows of the data that lie far apart.
     acceleration : {"squarem"}, optional
         Every other pair of steps is followed by a jump along it, which is taken only where it raises the objective further by more
         than rounding explains. A step of the trace is then such a cycle: two M-steps and at most three E-steps.
@@ -130,8 +129,6 @@ def _further_starts(model: Any, data: Observations, number: int, kind: str, rng:
     streams = rng.spawn(number) if number else []
     if kind == "random":
         return [model.randomize(stream) for stream in streams]
-    if not isinstance(model, Mixture):
-        raise TypeError(f"starts must be 'random' for a model that is no Mixture; got {kind!r} and {type(model).__name__}.")
     return [seeded(model, data.x, data.counts, stream, data.prior) for stream in streams]
 
 

@@ -1,38 +1,75 @@
-"""Starts of mixtures spread over the data: seeds far from each other (k-means++; Arthur & Vassilvitskii 2007, SODA), then one M-step."""
+"""Starts of mixtures and chains spread over the data: seeds far from each other (k-means++; Arthur & Vassilvitskii 2007, SODA), then one M-step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import CollapsedComponent
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
+from elbo_exact.models.hidden_markov import HiddenMarkov, HiddenMarkovStatistics
 from elbo_exact.models.mixture import Mixture
 
 __all__ = ["seeded"]
 
+Model = TypeVar("Model", Mixture, HiddenMarkov)
+
 SHARE = 0.9  # of an observation that goes to its nearest seed; the rest goes everywhere, so that no category is lost
 
 
-def seeded(model: Mixture, x: npt.ArrayLike, counts: FloatArray, rng: np.random.Generator, prior: Any = None) -> Mixture:
-    """A mixture of the same shape and structural zeros whose classes start around rows of the data.
+@singledispatch
+def seeded(model: Any, x: Any, counts: FloatArray, rng: np.random.Generator, prior: Any = None) -> Any:
+    """A model of the same shape and structural zeros whose states start around rows of the data.
 
     The first seed is a row drawn by its count; each further one is drawn with probability proportional to its count times the squared
     distance from the nearest seed. Every observation gives 9/10 of itself to its nearest seed and shares the rest evenly, and
-    one M-step follows. Distances add up over columns: 1 between two categories, the squared difference in units of the
-    standard deviation between two real numbers, of the square roots, doubled, between two counts; a missing value is at the
-    distance 0 of the column's mean. Where even that M-step would collapse, as on data in a plane, the start is a random one, whose
-    fit then tells.
+    one M-step follows; a chain's counts of steps are those of the shares of neighbours. Distances add up over columns: 1 between
+    two categories, the squared difference in units of the standard deviation between two real numbers, of the square roots, doubled,
+    between two counts; a missing value is at the distance 0 of the column's mean. Where even that M-step would collapse, as on
+    data in a plane, the start is a random one, whose fit then tells.
     """
+    raise TypeError(f"starts must be 'random' for a {type(model).__name__}; only states with densities start around rows.")
+
+
+@seeded.register
+def _(model: Mixture, x: Any, counts: FloatArray, rng: np.random.Generator, prior: Any = None) -> Mixture:
     table = np.asarray(x)
-    points = np.concatenate([_features(family, column, counts) for column, family in model._pairs(table)], axis=1)
+    shares = _shares(model._pairs(table), counts, model.n_components, rng)
+    return _maximized(model, model.statistics(table, counts[:, None] * shares), rng, prior)
+
+
+@seeded.register
+def _(model: HiddenMarkov, x: Any, counts: FloatArray, rng: np.random.Generator, prior: Any = None) -> HiddenMarkov:
+    rows, lengths = np.concatenate(x), [len(sequence) for sequence in x]
+    weights = np.repeat(counts, lengths)
+    shares = _shares(model._pairs(rows), weights, model.n_states, rng)
+    firsts = np.cumsum([0, *lengths[:-1]])
+    moves = np.delete(np.arange(1, len(rows)), firsts[1:] - 1)  # steps within a sequence
+    statistics = HiddenMarkovStatistics(
+        (weights[:, None] * shares)[firsts].sum(axis=0),
+        np.einsum("ni,nj->ij", weights[moves, None] * shares[moves - 1], shares[moves], optimize=False),
+        tuple(family.statistics(column, weights[:, None] * shares) for column, family in model._pairs(rows)),
+    )
+    return _maximized(model, statistics, rng, prior)
+
+
+def _maximized(model: Model, statistics: Any, rng: np.random.Generator, prior: Any) -> Model:
+    try:
+        return model.maximize(statistics, prior)
+    except CollapsedComponent:
+        return model.randomize(rng)
+
+
+def _shares(pairs: Sequence[tuple[Any, Any]], counts: FloatArray, n_states: int, rng: np.random.Generator) -> FloatArray:
+    """What each row gives to each seed, (N, K)."""
+    points = np.concatenate([_features(family, column, counts) for column, family in pairs], axis=1)
     nearest = np.full(len(points), np.inf)
     closest = np.zeros(len(points), np.int64)
-    for k in range(model.n_components):
+    for k in range(n_states):
         chances = counts * (nearest if k else 1.0)
         chances = chances if chances.sum() > 0.0 else counts  # fewer distinct rows than classes
         ends = np.cumsum(chances)
@@ -40,12 +77,9 @@ def seeded(model: Mixture, x: npt.ArrayLike, counts: FloatArray, rng: np.random.
         distance = ((points - points[seed]) ** 2).sum(axis=1)
         closest = np.where(distance < nearest, k, closest)
         nearest = np.minimum(nearest, distance)
-    shares = np.full((len(points), model.n_components), (1.0 - SHARE) / model.n_components)
+    shares = np.full((len(points), n_states), (1.0 - SHARE) / n_states)
     shares[np.arange(len(points)), closest] += SHARE
-    try:
-        return model.maximize(model.statistics(table, counts[:, None] * shares), prior)
-    except CollapsedComponent:
-        return model.randomize(rng)
+    return shares
 
 
 @singledispatch

@@ -156,7 +156,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc] # sci
         model = Mixture(shares, tuple(self._families(rows, generator)))
         if self.init_params == "random":
             return model.randomize(generator)
-        return seeded(model, model.observations(rows), counts, generator, self._mixture_prior())
+        start: Mixture = seeded(model, model.observations(rows), counts, generator, self._mixture_prior())
+        return start
 
     def _read(self, X: npt.ArrayLike, reset: bool) -> FloatArray:
         finite = "allow-nan" if self._allows_missing() else True
