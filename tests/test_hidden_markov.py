@@ -96,6 +96,32 @@ def test_sums_are_those_of_all_paths(seed, scale, zeros):
     assert (expected.statistics.transitions[model.log_transition == -np.inf] == 0.0).all()
 
 
+@pytest.mark.parametrize("zeros", [False, True])
+def test_entropy_of_paths_and_their_criterion(zeros, monkeypatch):
+    model = random_model(np.random.default_rng(5), zeros=zeros)
+    sequences = [model.sample(length, rng=length)[0].astype(float) for length in (1, 2, 5)]
+    monkeypatch.setattr("elbo_exact.models._chain.BLOCK", 9 * 2)  # two steps at a time
+    for x, entropy in zip(sequences, model.posterior_entropy(sequences), strict=True):
+        exact = -sum(float(p) * math.log(p) for p in path_posterior(model, x[:, 0]))
+        # a share moved by r of itself moves its entropy by at most r of (entropy + 1); a step of a log filter rounds by 64 u
+        assert abs(entropy - exact) <= 128 * len(x) * U * (exact + len(x))
+    fit = fit_em(model, sequences, max_iter=1)
+    of_fit = math.fsum(fit.model.posterior_entropy(sequences))
+    assert fit.criteria.entropy == of_fit and fit.criteria.icl == fit.criteria.bic + 2.0 * of_fit
+    with pytest.raises(ZeroEvidence):
+        HiddenMarkov([0.0], [[0.0]], Categorical([[0.0, -math.inf]])).posterior_entropy(np.array([1.0]))
+
+
+def path_posterior(model, x):
+    """p(path | x) of every possible path, by products of probabilities."""
+    initial, moves, seen = (np.exp(t) for t in (model.log_initial, model.log_transition, model.emission[0].log_probabilities))
+    joint = [
+        math.prod((moves[path[t - 1]][k] if t else initial[k]) * seen[k][int(x[t])] for t, k in enumerate(path))
+        for path in itertools.product(range(model.n_states), repeat=len(x))
+    ]
+    return [p / math.fsum(joint) for p in joint if p > 0.0]
+
+
 def test_viterbi_gives_ties_to_the_smallest_state():
     model = HiddenMarkov(np.log([0.5, 0.5]), np.log(np.full((2, 2), 0.5)), Categorical(np.log(np.full((2, 2), 0.5))))
     assert model.viterbi([np.array([0, 1, 0])])[0].tolist() == [0, 0, 0]

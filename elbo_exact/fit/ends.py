@@ -53,14 +53,20 @@ def criteria_of(start: Any, end: End, data: Observations) -> Criteria | None:
     except TypeError:
         return None
     total, error = weighted_sum(data.counts, end.log_evidence, end.error)
-    entropy = None
-    if hasattr(end.fit.model, "log_joint_and_error"):
-        model = end.fit.model
-        tables = (posterior_and_error(model, part, data.executor).table for part in _blocks(model, data.x))
-        of_rows = np.concatenate([entr(table).sum(axis=1) for table in tables])
-        entropy = math.fsum((data.counts * of_rows).tolist())
+    of_rows = _posterior_entropy(end.fit.model, data)
+    entropy = None if of_rows is None else math.fsum((data.counts * of_rows).tolist())
     lengths = [len(row) for row in data.x] if isinstance(data.x, list) else 1.0  # a chain is observed once at each step
     return Criteria(total, error, entropy, size, math.fsum((data.counts * lengths).tolist()))
+
+
+def _posterior_entropy(model: Any, data: Observations) -> FloatArray | None:
+    """Of every observation, in nats; None for a model with neither tables nor an entropy of its own."""
+    if hasattr(model, "posterior_entropy"):
+        return np.asarray(model.posterior_entropy(data.x))
+    if not hasattr(model, "log_joint_and_error"):
+        return None
+    tables = (posterior_and_error(model, part, data.executor).table for part in _blocks(model, data.x))
+    return np.concatenate([entr(table).sum(axis=1) for table in tables])
 
 
 def _elsewhere(fits: Sequence[FitResult], x: Any) -> list[FloatArray]:

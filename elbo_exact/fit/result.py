@@ -106,8 +106,8 @@ class Criteria:
     error : float
         Bound on its rounding error.
     entropy : float or None
-        Of the posterior over the hidden states, summed over the data: what is left to doubt about the classes. None for a model
-        whose hidden states are too many for a table.
+        Of the posterior over the hidden states, of a chain over its paths, summed over the data: what is left to doubt about the
+        classes. None for a model with neither log tables nor an entropy of its own.
     n_parameters : int
         Free parameters; structural zeros of the starting model are none.
     n_observations : float

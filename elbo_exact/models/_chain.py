@@ -7,15 +7,17 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import entr
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._simplex import LIBM, LogSimplex, U
 from elbo_exact.kernels.chain import chain_backward, chain_emission, chain_forward
 from elbo_exact.kernels.chain_log import chain_backward_log, chain_forward_log
 
-__all__ = ["ChainSums", "chain_evidence", "chain_sums", "log_filter"]
+__all__ = ["ChainSums", "backward_chain", "chain_evidence", "chain_sums", "log_filter", "path_entropy"]
 
 SMALLEST_PROBABILITY, SMALLEST_DENSITY = -150.0 * math.log(2.0), -350.0 * math.log(2.0)  # what the scaled kernel may take
+BLOCK = 2**18  # entries of a block of steps
 TRUSTED = 1e-3  # relative errors are first-order below this
 
 
@@ -83,6 +85,26 @@ def log_filter(initial: LogSimplex, transition: LogSimplex, table: FloatArray) -
     emission = np.ascontiguousarray(table)
     chain_forward_log(initial.normalized, transition.normalized, emission, 0, len(table), forward, np.empty(len(table)), out)
     return forward
+
+
+def backward_chain(log_filtered: FloatArray, log_transition: FloatArray) -> FloatArray:
+    """p(z_t-1 = i | z_t = j, x) of T - 1 steps (T - 1, K, K), from the filter before each; 0 where j is impossible.
+
+    Given x the states run backwards as a Markov chain, which needs nothing of the future: a_t-1(i) A_ij / sum_i' a_t-1(i') A_i'j.
+    """
+    logs = log_filtered[:, :, None] + log_transition
+    with np.errstate(invalid="ignore"):
+        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
+    return np.where(np.isnan(shares), 0.0, shares)
+
+
+def path_entropy(log_filtered: FloatArray, log_transition: FloatArray, posterior: FloatArray) -> float:
+    """Entropy of the states of one sequence given x, in nats: that of the last, and of each given the next. O(T K^2)."""
+    total, step = [entr(posterior[-1]).sum()], max(1, BLOCK // log_transition.size)
+    for first in range(1, len(posterior), step):
+        back = backward_chain(log_filtered[first - 1 : -1][:step], log_transition)
+        total.append((posterior[first : first + step] * entr(back).sum(axis=1)).sum())
+    return math.fsum(total)
 
 
 def _tables(initial: LogSimplex, transition: LogSimplex, table: FloatArray, error: FloatArray) -> _Tables:

@@ -1,7 +1,6 @@
 """Derivatives of hidden Markov models; the covariance of a chain's score from one pass over its steps.
 
-Given x the hidden states run backwards as a Markov chain with B_t(i | j) = a_t-1(i) A_ij / sum_i' a_t-1(i') A_i'j, a the forward
-variables. With s_t(i, j) the part of the score that step t from i to j adds, minus its mean, and
+Given x the hidden states run backwards as a Markov chain (`backward_chain`), B_t(i | j) = p(z_t-1 = i | z_t = j, x). With s_t(i, j) the part of the score that step t from i to j adds, minus its mean, and
 
     r_t(j) = E[s_1 + ... + s_t | z_t = j, x] = sum_i B_t(i | j) (r_t-1(i) + s_t(i, j)),
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.families._derivatives import Derivatives, derivatives, simplex_coordinates, simplex_curvature
+from elbo_exact.models._chain import backward_chain
 from elbo_exact.models._information import InformationSums, JointDerivatives, Posteriors, block_diagonal, outer_sum
 from elbo_exact.models.hidden_markov import HiddenMarkov
 
@@ -62,7 +62,7 @@ class _Chain:
 
     def __init__(self, model: HiddenMarkov, parts: list[Derivatives], sequence: Any) -> None:
         self.parts, self.n_states, self.pairs = parts, model.n_states, model._pairs(sequence)
-        self.posterior, self.forward = model.posterior([sequence])[0], model._log_filter(sequence)
+        self.posterior, self.filtered = model.posterior([sequence])[0], model._log_filter(sequence)
         self.log_transition = model._transition.normalized
         k = self.n_states
         self.size = k + k * k + sum(part.values.size for part in parts)
@@ -101,10 +101,7 @@ class _Chain:
                 scores[:, :, j, at + part.places[j]] += found[:, None, j]
             at += part.values.size
         scores[:, :, :, k : k + k * k] = self.move
-        logs = self.forward[max(first - 1, 0) : stop - 1, :, None] + self.log_transition
-        with np.errstate(invalid="ignore"):
-            shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
-        back[len(back) - len(shares) :] = np.where(np.isnan(shares), 0.0, shares)
+        back[1 if first == 0 else 0 :] = backward_chain(self.filtered[max(first - 1, 0) : stop - 1], self.log_transition)
         if first == 0:  # before the first step there is one state, called 0
             scores[0, :, :, k : k + k * k] = 0.0
             scores[0, 0, :, :k] = self.start[:, :k]

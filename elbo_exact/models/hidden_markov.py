@@ -27,7 +27,7 @@ from elbo_exact.families._simplex import (
     uniform_simplex,
 )
 from elbo_exact.kernels.chain import chain_viterbi
-from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums, log_filter
+from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums, log_filter, path_entropy
 from elbo_exact.models._expected import Expected
 
 __all__ = ["HiddenMarkov", "HiddenMarkovStatistics"]
@@ -188,6 +188,17 @@ class HiddenMarkov(AsCode):
         sums = self._sums(sequences)
         _possible(sums.log_evidence)
         return np.split(sums.posterior, _bounds(sequences)[1:-1])
+
+    def posterior_entropy(self, x: Any) -> FloatArray:
+        """Entropy of the path z given x_n, in nats, shape (N,). O(T K^2).
+
+        Raises
+        ------
+        ZeroEvidence
+            A sequence that the model cannot produce, by its index.
+        """
+        pairs = zip(self.observations(x), self.posterior(x), strict=True)
+        return np.array([path_entropy(self._log_filter(rows), self._transition.normalized, table) for rows, table in pairs])
 
     def viterbi(self, x: Any) -> list[npt.NDArray[np.int64]]:
         """The most probable path of every sequence, in logarithms; ties go to the smallest state, from the last step backwards.
