@@ -86,6 +86,7 @@ TESTED_ELSEWHERE = {
     "models/_derivatives_network.py": ("test_information_models.py", "likewise"),
     "families/_factorials.py": ("test_poisson.py", "beside the densities that need it"),
     "models/_chain.py": ("test_hidden_markov.py", "bounds of its sums, seen in the model"),
+    "models/_chain_statistics.py": ("test_hidden_markov.py", "what its methods take and return"),
     "kernels/chain.py": ("test_hidden_markov.py", "the model's sums against all paths"),
     "kernels/chain_log.py": ("test_hidden_markov.py", "likewise, where scaled sums would underflow"),
     "models/_fused.py": ("test_expectation.py", "one E-step, its parts by family"),

@@ -11,7 +11,8 @@ import numpy as np
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import CollapsedComponent
 from elbo_exact.families import Bernoulli, Categorical, Gaussian
-from elbo_exact.models.hidden_markov import HiddenMarkov, HiddenMarkovStatistics
+from elbo_exact.models._chain_statistics import HiddenMarkovStatistics
+from elbo_exact.models.hidden_markov import HiddenMarkov
 from elbo_exact.models.mixture import Mixture
 
 __all__ = ["seeded"]

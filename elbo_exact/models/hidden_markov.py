@@ -14,7 +14,6 @@ import numpy.typing as npt
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray, integer
 from elbo_exact.errors import LogTableError, ZeroEvidence
-from elbo_exact.families._columns import scaled
 from elbo_exact.families._derivatives import derivatives, n_free
 from elbo_exact.families._rounding import log_prior, rounding_loss
 from elbo_exact.families._simplex import (
@@ -28,38 +27,10 @@ from elbo_exact.families._simplex import (
 )
 from elbo_exact.kernels.chain import chain_viterbi
 from elbo_exact.models._chain import ChainSums, chain_evidence, chain_sums, log_filter, path_entropy
+from elbo_exact.models._chain_statistics import HiddenMarkovStatistics
 from elbo_exact.models._expected import Expected
 
 __all__ = ["HiddenMarkov", "HiddenMarkovStatistics"]
-
-
-@dataclass(frozen=True, eq=False)
-class HiddenMarkovStatistics:
-    """Expected counts of a hidden Markov model; those of two batches add up. Also the form of a prior: imaginary observations.
-
-    Parameters
-    ----------
-    initial : ndarray, shape (K,)
-        Expected number of sequences that begin in each state.
-    transitions : ndarray, shape (K, K)
-        Expected number of steps from each state to each.
-    components : tuple
-        The statistics of each family; in a prior what the family's ``maximize`` takes, or None.
-    """
-
-    initial: FloatArray
-    transitions: FloatArray
-    components: tuple[Any, ...]
-
-    def __add__(self, other: HiddenMarkovStatistics) -> HiddenMarkovStatistics:
-        """The statistics of both batches together."""
-        parts = tuple(mine + theirs for mine, theirs in zip(self.components, other.components, strict=True))
-        return HiddenMarkovStatistics(self.initial + other.initial, self.transitions + other.transitions, parts)
-
-    def scaled(self, factor: float) -> HiddenMarkovStatistics:
-        """The statistics of the same sequences, each seen ``factor`` times as often."""
-        parts = tuple(scaled(part, factor) for part in self.components)
-        return HiddenMarkovStatistics(self.initial * factor, self.transitions * factor, parts)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
