@@ -90,11 +90,10 @@ def ais(
     Examples
     --------
     >>> import numpy as np, elbo_exact as ee
-    >>> from elbo_exact._annealing import ais
     >>> log_joint, log_q = np.log([0.3, 0.1, 0.05, 0.15]), np.log([0.25] * 4)
     >>> space = ee.LatentSpace((2, 2))
     >>> for side in ("lower", "upper"):
-    ...     print(f"{ais(log_joint, log_q, 10, space=space, side=side):.6f}")
+    ...     print(f"{ee.bounds.ais(log_joint, log_q, 10, space=space, side=side):.6f}")
     -0.532067
     -0.489610
     >>> print(f"{ee.log_evidence(log_joint):.6f}")
@@ -143,8 +142,7 @@ def ais_moments(
     Examples
     --------
     >>> import numpy as np, elbo_exact as ee
-    >>> from elbo_exact._annealing import ais_moments
-    >>> moments = ais_moments(np.log([0.3, 0.1, 0.05, 0.15]), np.log([0.25] * 4), 10, space=ee.LatentSpace((2, 2)))
+    >>> moments = ee.bounds.ais_moments(np.log([0.3, 0.1, 0.05, 0.15]), np.log([0.25] * 4), 10, space=ee.LatentSpace((2, 2)))
     >>> print(f"{moments.mean:.6f} {moments.variance:.6f}")
     -0.532067 0.042511
     """

@@ -274,8 +274,13 @@ def _included(
     extra: dict[str, FloatArray] = {}
     bounds: dict[str, FloatArray] = {}
     for item in (include,) if isinstance(include, str) else include:
-        name, order = item if isinstance(item, tuple) else (item, None)
+        name, *orders = item if isinstance(item, tuple) else (item,)
         one_of(name, "include", INCLUDABLE)
+        order = orders[0] if orders else None
+        if len(orders) > (name == "renyi_divergence"):
+            raise ValueError(f"include must name {name} by its name, an order with renyi_divergence alone; got {item!r}.")
+        if name in extra:
+            raise ValueError(f"include must name {name} once; call renyi_divergence for further orders; got {include!r}.")
         if name == "jeffreys":
             extra[name], bounds[name] = jeffreys_results(
                 values["gap"], errors["gap"], values["forward_kl"], errors["forward_kl"]

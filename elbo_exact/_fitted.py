@@ -66,6 +66,8 @@ def fit_table(
         family: Any = Gaussian.random(table.values, n_components, GAUSSIANS[kind], rng=rng)  # type: ignore[arg-type] # a value of GAUSSIANS
         template = Mixture(np.full(n_components, -np.log(n_components)), (family,))
     else:
+        if n_components > len(table.values):
+            raise ValueError(f"components must be at most the {len(table.values)} rows of the data; got {n_components}.")
         template = _template(kind, n_components, table)
     first = seeded(template, template.observations(table.values), np.ones(len(table.values)), rng)
     result = fit_em(

@@ -30,6 +30,7 @@ __all__ = [
     "real_array",
     "same_states",
     "temperatures",
+    "unmasked",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -43,9 +44,8 @@ def real_array(values: npt.ArrayLike, name: str) -> FloatArray:
     """Any real array (NumPy, torch CPU, JAX, pandas, lists) as aligned C-contiguous native float64, unchanged in value."""
     if type(values) is np.ndarray and values.dtype == np.float64 and values.flags.c_contiguous and values.flags.aligned:
         return values
+    _refuse_masks(values, name, "set masked states to -inf")
     array = np.asanyarray(_on_the_cpu(values, name)) if not isinstance(values, np.ndarray) else values
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name}: masked arrays are not supported; set masked states to -inf.")
     if array.dtype.kind in "iu":
         _refuse_inexact_integers(array, name)
     elif array.dtype.name == "bfloat16":
@@ -158,9 +158,21 @@ def _refuse_inexact_integers(array: npt.NDArray[Any], name: str) -> None:
         raise LogTableError(f"{name} holds integers beyond 2**53, which float64 cannot represent exactly; pass float64.", name)
 
 
+def unmasked(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """Observations as an array; a mask, which NumPy would drop, is refused."""
+    _refuse_masks(values, name, "set masked values to NaN where a value may be missing, or drop the observation")
+    return np.asarray(values)
+
+
+def _refuse_masks(values: Any, name: str, remedy: str) -> None:
+    parts = values if isinstance(values, (list, tuple)) else (values,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise TypeError(f"{name}: masked arrays are not supported; {remedy}.")
+
+
 def categories(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArray[np.int64]:
     """Whole numbers in 0 ... n_categories - 1 as int64; missing values (NaN or -1) are refused by name."""
-    array = np.asarray(values)
+    array = unmasked(values, name)
     if array.dtype.kind == "f" and np.isnan(array).any():
         index = tuple(map(int, np.argwhere(np.isnan(array))[0]))
         raise LogTableError(f"{name} has a missing value (NaN) at index {index}; drop the observation.", name, index)
@@ -177,7 +189,7 @@ def categories(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArr
 
 def categories_or_missing(values: npt.ArrayLike, name: str, n_categories: int) -> npt.NDArray[np.int64]:
     """`categories`, with NaN allowed: a missing value gets the number ``n_categories``."""
-    array = np.asarray(values)
+    array = unmasked(values, name)
     if array.dtype.kind != "f":
         return categories(array, name, n_categories)
     missing = np.isnan(array)
@@ -188,7 +200,7 @@ def categories_or_missing(values: npt.ArrayLike, name: str, n_categories: int) -
 
 def counts_or_missing(values: npt.ArrayLike, name: str, largest: npt.ArrayLike = LARGEST_EXACT_INTEGER) -> FloatArray:
     """Whole numbers in 0 ... largest as float64; NaN is a missing value."""
-    array = np.asarray(values)
+    array = unmasked(values, name)
     whole = array.dtype.kind in "iuf" and not (array.dtype.kind == "f" and (array != np.floor(array))[~np.isnan(array)].any())
     if not whole:
         raise TypeError(f"{name} must hold whole numbers >= 0; got dtype {array.dtype.name}.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._annealing import ais
+from elbo_exact._annealing import AisMoments, ais, ais_moments
 from elbo_exact._bound_results import (
     BoundResults,
     Options,
@@ -33,9 +33,11 @@ from elbo_exact.variational import elbo, eubo
 
 __all__ = [
     "CATALOGUE",
+    "AisMoments",
     "Entry",
     "Ladder",
     "ais",
+    "ais_moments",
     "catalogue",
     "cubo",
     "elbo",
@@ -187,7 +189,8 @@ def perturbative(
     Returns
     -------
     float or ndarray, shape (...)
-        -inf where q has mass on an impossible state, and (with no bound) where a difference of log ratios is no double.
+        -inf where q has mass on an impossible state, and (with no bound) where a difference of log ratios is no double, or where
+        a state counts whose q is below every double.
 
     Raises
     ------

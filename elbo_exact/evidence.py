@@ -165,6 +165,8 @@ def posterior_marginals(log_joint: npt.ArrayLike, space: LatentSpace) -> list[Fl
     >>> ee.posterior_marginals([0.0, 0.0, 0.0, -float("inf")], ee.LatentSpace((2, 2)))[0].round(4)
     array([0.6667, 0.3333])
     """
+    if not isinstance(space, LatentSpace):
+        raise TypeError(f"space must be a LatentSpace; got {type(space).__name__}; write LatentSpace(sizes).")
     table = posterior(_table_over(log_joint, space))
     cube = table.reshape(*table.shape[:-1], *space.sizes)
     lead, n_variables = table.ndim - 1, len(space.sizes)
@@ -198,6 +200,7 @@ def map_state(log_joint: npt.ArrayLike, space: LatentSpace | None = None) -> Any
     >>> ee.map_state([-3.0, -1.0, -2.0])
     np.int64(1)
     """
+    check_arithmetic()
     return _unravelled(np.argmax(_possible(_table_over(log_joint, space)), axis=-1).astype(np.int64), space)
 
 

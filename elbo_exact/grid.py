@@ -215,7 +215,7 @@ class Grid:
 
 
 def _from_bounds(rule: str, bounds: npt.ArrayLike, sizes: SizesLike, max_bytes: int) -> Grid:
-    counts = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    counts = tuple(np.atleast_1d(np.asarray(sizes)).tolist())
     return _from_pairs(rule, real_array(bounds, "bounds"), "bounds", counts, max_bytes)
 
 

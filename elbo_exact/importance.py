@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._engine import NAN_POLICIES, check_arithmetic, refuse_rows, shaped
+from elbo_exact._engine import NAN_POLICIES, check_arithmetic, pair_results, refuse_rows, shaped
 from elbo_exact._importance import GradientMoments, ImportanceCurve, ResamplingLaw
 from elbo_exact._parallel import row_ranges, run
 from elbo_exact._validate import FloatArray, broadcast_rows, integer, log_table, one_of, real_array, same_states
@@ -23,6 +23,7 @@ from elbo_exact.kernels.laplace_gradient import DOUBLY, SCORE, SELF_NORMALIZED, 
 from elbo_exact.kernels.laplace_law import law_rows
 from elbo_exact.kernels.laplace_weights import EVIDENCE, EVIDENCE_BOUND, N_FACTS, NORMALIZER, STATUS, weight_rows
 from elbo_exact.kernels.reduce import BAD_TARGET, ZERO_EVIDENCE
+from elbo_exact.kernels.rows import OUT_FORWARD, OUT_GAP
 
 __all__ = ["GradientMoments", "ImportanceCurve", "ResamplingLaw", "curve", "gradient_moments", "resampling_law"]
 
@@ -96,6 +97,11 @@ def curve(
         for i, name in enumerate(("lower_gap", "upper_gap", "variance", "mean_inverse_ess"))
     }
     evidence, evidence_error = _evidence(facts)
+    if (counts == 1.0).any():  # the divergences themselves, which keep digits that the integrals do not
+        known, _ = pair_results(a, b, True, True, "propagate", executor)
+        for name, column in (("lower_gap", OUT_GAP), ("upper_gap", OUT_FORWARD)):
+            for part, values_of_one in zip(columns[name], (known[:, column], known[:, column + 1]), strict=True):
+                part[:, counts == 1.0] = values_of_one[:, None]
     columns["lower"] = _combined(evidence, evidence_error, columns["lower_gap"], -1.0)
     columns["upper"] = _combined(evidence, evidence_error, columns["upper_gap"], 1.0)
     impossible = facts[:, STATUS] == ZERO_EVIDENCE

@@ -200,7 +200,8 @@ def rungs(ladder: Ladder, ax: Axes | None = None) -> Axes:
             ax.plot(*zip(*places, strict=True), marker, color=color, linestyle="none", label=side)
     ax.axvline(0.0, color="0.4", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(shown)), [r.label for r in shown])
-    ax.set_xlabel("nats from log p(x)")
+    left_out = len(ladder.rungs) - len(shown)
+    ax.set_xlabel("nats from log p(x)" + (f"; {left_out} infinite rungs are not shown" if left_out else ""))
     if shown:
         legend(ax, 3)
     return ax

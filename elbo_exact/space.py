@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import integer
+from elbo_exact._validate import integer, unmasked
 from elbo_exact.errors import EnumerationTooLarge
 
 __all__ = ["BYTES_PER_ENTRY", "MAX_BYTES", "LatentSpace", "count_text", "refuse_above", "whole_sizes"]
@@ -191,7 +191,7 @@ class LatentSpace:
         refuse_above(self.size, integer(n_rows, "n_rows", 0) * BYTES_PER_ENTRY, max_bytes, count_text(self.sizes))
 
     def _checked_states(self, states: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        values = np.asarray(states)
+        values = unmasked(states, "states")
         if values.size == 0 and values.dtype == np.float64:  # an empty list has no type of its own
             values = values.astype(np.int64)
         if values.dtype.kind not in "iu":

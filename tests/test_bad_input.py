@@ -448,3 +448,42 @@ def test_models_refuse_in_one_sentence(call: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def test_masks_of_observations_are_refused() -> None:
+    x, words = (
+        np.array([[0, 1], [1, 0]]),
+        "masked arrays are not supported; set masked values to NaN where a value may be missing",
+    )
+    masked = np.ma.array(x, mask=x > 0)
+    model = ee.models.Mixture.random(2, [2, 2], rng=1)
+    for call in (
+        lambda: ee.fit_em(model, masked),
+        lambda: model.log_joint(masked),
+        lambda: model.log_joint(list(masked)),
+        lambda: ee.LatentSpace((2, 2)).index(masked),
+        lambda: ee.families.Bernoulli.random(2, 2, rng=0).log_density(masked),
+        lambda: ee.families.Categorical.random(2, 2, rng=0).log_density(masked[:, 0]),
+        lambda: ee.families.Poisson([[0.0, 1.0]]).log_density(masked),
+        lambda: ee.families.Gaussian([[0.0, 1.0]], [1.0], "spherical").log_density(masked.astype(float)),
+        lambda: ee.models.HiddenMarkov([0.0], [[0.0]], ee.families.Categorical([[0.0, -np.inf]])).log_evidence([masked[:, 0]]),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+    with pytest.raises(TypeError, match="log_joint: masked arrays are not supported"):
+        ee.audit([np.ma.array([0.0, 1.0], mask=[0, 1])], [[-np.log(2.0)] * 2])
+
+
+def test_sizes_spaces_and_includes_that_are_none() -> None:
+    table = np.log([0.5, 0.5])
+    with pytest.raises(TypeError, match="space must be a LatentSpace; got tuple"):
+        ee.posterior_marginals(table, (2,))
+    with pytest.raises(ValueError, match=r"sizes\[0\] must be an integer >= 1; got 5.0"):
+        ee.Grid.trapezoid((0, 1), 5.0)
+    for include, words in (
+        ([("renyi_divergence", 2.0), ("renyi_divergence", 3.0)], "include must name renyi_divergence once"),
+        ([("chi2_divergence", 2.0)], "include must name chi2_divergence by its name"),
+        ([("renyi_divergence", 2.0, 3.0)], "include must name renyi_divergence by its name"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ee.audit(table, table, include=include)

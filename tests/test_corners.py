@@ -269,3 +269,18 @@ def test_terms_just_beyond_the_series_are_within_their_bounds() -> None:
         for name in ("gap", "forward_kl"):
             value, bound = float(getattr(result, name)), float(getattr(result.error, name))
             assert reference.verdict(name, value, bound) == "inside", (name, y, e)
+
+
+def test_cross_entropy_of_the_largest_numbers() -> None:
+    """The sum of what is averaged leaves the doubles, the average does not."""
+    u = [-math.log(3.0)] * 3
+    for sign in (1.0, -1.0):
+        value = ee.cross_entropy([sign * 1e308] * 3, u)
+        assert abs(value + sign * 1e308) <= 8 * 2.0**-53 * 1e308
+    reconstruction, kl = ee.elbo_terms([1e308] * 3, u, u)
+    assert abs(reconstruction - 1e308) <= 8 * 2.0**-53 * 1e308 and kl == 0.0
+
+
+def test_an_entry_of_the_gradient_below_the_doubles_is_not_called_exact() -> None:
+    gradient, error = ee.elbo_gradient([0.0, 0.0, 0.0], [0.0, -1600.0, -math.inf], return_error=True)
+    assert gradient[1] == gradient[2] == error[2] == 0.0 < error[1] < 1e-320

@@ -135,6 +135,55 @@ def test_log_ratios_of_thousands_of_nats_stay_within_their_bounds(scale: float) 
 
 
 @compiled
+def test_states_in_steps_of_hundreds_of_nats_are_seen_to_the_last() -> None:
+    """Eight states 250 nats apart, and forty of every distance: no sum over K samples ends at exp(-600)."""
+    q = np.full(8, -np.log(8.0))
+    steps = q - 250.0 * np.arange(8)
+    for k in (1, 2, 3):
+        found, exact = ee.importance.curve(steps, q, k), deep_multisets(steps, q, k)
+        for name in ("gap", "upper_gap", "variance", "mean_inverse_ess"):
+            field = {"gap": "lower_gap"}.get(name, name)
+            off, error = abs(getattr(found, field) - getattr(exact, name)), getattr(found.error, field)
+            assert off <= error <= 1e-11 * max(1.0, abs(getattr(exact, name)))
+    rng = np.random.default_rng(2)
+    a, b = 130.0 * rng.normal(size=40), rng.normal(size=40)
+    found = ee.importance.curve(a, b, 2, unnormalized=True)
+    exact = deep_multisets(a.tolist(), b.tolist(), 2)
+    assert abs(found.lower_gap - exact.gap) <= found.error.lower_gap <= 1e-12 * found.lower_gap
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("a", "b", "k"),
+    [
+        ([0.0, 10.0], np.log([1.0 - 1e-6, 1e-6]), 1),
+        ([-700.0, 0.0], np.log([1.0 - 1e-12, 1e-12]), 30),
+        ([-68.5, -42.7, 249.0], [-104.2, 0.0, -85.6], 2),
+        ([-1.0, -2.0, 30.0], np.log([0.5, 0.5 - 1e-9, 1e-9]), 4),
+        ([-642.0, 0.0], [0.0, -600.0], 3),
+    ],
+)
+def test_a_variance_that_is_small_beside_the_gap_keeps_its_digits(a: list[float], b: list[float], k: int) -> None:
+    found, exact = ee.importance.curve(a, b, k, unnormalized=True), deep_multisets(a, list(b), k)
+    assert abs(found.variance - exact.variance) <= found.error.variance <= 1e-11 * exact.variance
+
+
+@compiled
+def test_the_law_of_a_state_that_was_raised_is_within_its_bound() -> None:
+    low, k = mp.mpf(2) ** -1000, 1000
+    found = ee.importance.resampling_law([0.0, -1000.0], np.log([0.5, 0.5]), k)
+    # the low state is resampled where all samples are low; otherwise its share is below k exp(-1000)
+    assert abs(found.law[1] - low) <= found.error.law[1] <= 1e-38
+    with mp.workdps(60):
+        q = mp.e**-60
+        exact = sum(  # c of three samples are low, and one is taken with its share of the weight
+            mp.binomial(3, c) * q**c * (1 - q) ** (3 - c) * (c * mp.e**-940 / (c * mp.e**-940 + (3 - c))) for c in (1, 2, 3)
+        )
+    found = ee.importance.resampling_law([0.0, -1000.0], [np.log1p(-np.exp(-60.0)), -60.0], 3)
+    assert abs(found.law[1] - exact) <= found.error.law[1]
+
+
+@compiled
 def test_gaps_approach_chi_square_over_twice_the_samples() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(10, 30)), normalized(rng.normal(size=30))

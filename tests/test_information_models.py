@@ -14,7 +14,7 @@ from elbo_exact.errors import EnumerationTooLarge, LogTableError, ZeroEvidence
 from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
 from elbo_exact.fit import information
 from elbo_exact.fit.information import n_free_parameters
-from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, NoisyOr, SigmoidBelief
+from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, Mixture, NoisyOr, NoisyOrStatistics, SigmoidBelief
 from elbo_exact.models._derivatives import joint_derivatives
 
 U = 2.0**-53
@@ -161,6 +161,35 @@ def test_refused() -> None:
     flat = np.full((1, 10_000), -math.log(10_000.0))
     with pytest.raises(EnumerationTooLarge, match="model has 10001 parameters, whose covariances need 6.0 GiB > 2 GiB"):
         information(DawidSkene([0.0], flat[None]), [[0]])
+    far = HiddenMarkov([0.0], [[0.0]], Gaussian([[0.0]], [9.0], "spherical"))
+    with pytest.raises(ValueError, match="complete information is not positive definite; fit it first"):
+        information(far, np.array([0.0, 0.1]))
+
+
+def test_parameters_that_only_act_together_are_not_determined() -> None:
     twins = SigmoidBelief([[-np.inf, 0.0]], [[1.0]], [0.0])  # a bias and a weight that are always added
-    with pytest.raises(ValueError, match="complete information is not positive definite"):
-        information(twins, [[0], [1]])
+    found = information(ee.fit_em(twins, [[0], [1], [1]]).model, [[0], [1], [1]])
+    assert found.rates.tolist()[0] == 1.0 and found.n_undetermined == 1 and found.rate == 1.0
+    assert np.isinf(found.standard_errors[2:]).all() and abs(found.rates[1]) <= 16 * U
+
+
+def test_links_that_em_drove_to_nothing() -> None:
+    for leak in (1e-150, 1e-160, 1e-300, 5e-324):
+        found = information(NoisyOr(np.log([[0.5, 0.5]]), [[0.5]], [leak]), [[1.0], [0.0]])
+        assert np.isfinite(found.complete).all() and np.isfinite(found.missing).all() and not np.isnan(found.covariance).any()
+    tiny = NoisyOr(np.log([[0.5, 0.5]]), [[0.5]], [1e-160]).maximize(
+        NoisyOrStatistics(np.array([[1.0, 1.0]]), np.array([[[1e-320, 1.0], [1.0, 1.0]]]))
+    )
+    assert 700.0 < tiny.leak[0] < 800.0
+
+
+def test_the_layer_of_one_cause_has_the_rate_and_the_maximum_of_two_classes() -> None:
+    truth = SigmoidBelief(np.log([[0.5, 0.5]]), [[2.0], [1.5], [2.8], [-2.4], [1.0]], [-1.0, -1.0, -1.0, 0.5, -0.5])
+    rows, counts = np.unique(truth.sample(2000, rng=1)[0], axis=0, return_counts=True)
+    fit = ee.fit_em(truth, rows, weights=counts, restarts=5, rng=2, max_iter=3000)
+    classes = ee.fit_em(Mixture.random(2, [2] * 5, rng=0), rows, weights=counts, restarts=5, rng=2, max_iter=3000)
+    assert [optimum.count for optimum in fit.optima] == [optimum.count for optimum in classes.optima] == [6]
+    found = information(fit.model, rows, weights=counts)
+    # both rates come from gains 100 times above their errors
+    assert abs(found.rate - information(classes.model, rows, weights=counts).rate) <= 1e-5
+    assert abs(fit.measured_rate - found.rate) <= 1e-2

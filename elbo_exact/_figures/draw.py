@@ -86,7 +86,7 @@ def tighter_is_not_better(columns: Columns) -> Figure:
             marker=MARKERS[k],
             color=COLORS[k],
             linestyle=LINES[k % 4],
-            markersize=4,
+            markersize=8 - k,  # curves may lie on each other
             label=estimator,
         )
         if estimator in ("pathwise", "sticking the landing"):

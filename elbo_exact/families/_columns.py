@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, real_array
+from elbo_exact._validate import FloatArray, real_array, unmasked
 from elbo_exact.errors import LogTableError
 
 __all__ = ["columns", "parameter_table", "scaled", "weight_table", "weighted_sums"]
@@ -15,7 +15,7 @@ __all__ = ["columns", "parameter_table", "scaled", "weight_table", "weighted_sum
 
 def columns(x: npt.ArrayLike, n_columns: int) -> npt.NDArray[Any]:
     """Observations as (N, D); one axis will do where D = 1."""
-    array = np.asarray(x)
+    array = unmasked(x, "x")
     if array.ndim == 1 and n_columns == 1:
         return array[:, None]
     if array.ndim != 2 or array.shape[1] != n_columns:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._engine import pair_results
-from elbo_exact._validate import FloatArray
+from elbo_exact._validate import FloatArray, unmasked
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Gaussian
 from elbo_exact.fit.expectation import checked_counts, weighted_sum
@@ -60,7 +60,7 @@ def rows(
 ) -> Rows:
     """Data and counts, checked; a row without weight stays, because a guide may have parameters for it."""
     own = getattr(model, "observations", None)
-    data = np.asarray(x) if own is None else own(x)
+    data = unmasked(x, "x") if own is None else own(x)
     if len(data) == 0:
         raise LogTableError("x must hold at least one observation; got 0.", "x", (0,))
     counts = checked_counts(weights, len(data))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbo_exact._validate import FloatArray, real_array
+from elbo_exact._validate import FloatArray, real_array, unmasked
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.fit.table import expected_by_table, posterior_and_error
 from elbo_exact.kernels.mixture import weighted_total
@@ -90,7 +90,7 @@ def observations(model: Any, x: npt.ArrayLike, weights: npt.ArrayLike | None, pr
     A model whose x is no array of rows says by ``observations(x)`` what its N observations are: an array, or a list.
     """
     own = getattr(model, "observations", None)
-    rows = np.asarray(x) if own is None else own(x)
+    rows = unmasked(x, "x") if own is None else own(x)
     possible = None if own is not None else (model.log_joint(x) > -np.inf).any(axis=1)
     n_rows = len(rows)
     if n_rows == 0:

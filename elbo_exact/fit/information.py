@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, eigh
+from scipy.linalg import eigh
 
 from elbo_exact._validate import FloatArray
 from elbo_exact.errors import EnumerationTooLarge
@@ -19,6 +19,8 @@ from elbo_exact.space import MAX_BYTES
 __all__ = ["Information", "information", "n_free_parameters"]
 
 UNDETERMINED = 1e-7  # a direction of which all but this share of the information is missing counts as undetermined
+NOTHING = 2.0**-46  # what rounding may leave of an eigenvalue of 0, per dimension, beside a diagonal of 1
+TINY = 2.0**-1000
 MATRICES = 8  # of the size of the covariance, at once
 
 
@@ -135,8 +137,8 @@ def information(model: Any, x: npt.ArrayLike, *, weights: npt.ArrayLike | None =
     _refuse_large(parts.values.size)
     data = observations(model, x, weights, None, None)
     gradient, complete, missing = parts.sums(data.x, data.counts, posterior)
-    # what no observation reaches has no information: a class of weight 0
-    informed = parts.free & (np.diagonal(complete) != 0.0)
+    # what no observation reaches has no information: a class of weight 0, a link that never fires
+    informed = parts.free & (np.abs(np.diagonal(complete)) > TINY)
     kept = np.ix_(informed, informed)
     rates, directions = _rates(complete[kept], missing[kept])
     jacobian = parts.jacobian()
@@ -170,21 +172,26 @@ def _refuse_large(size: int) -> None:
 
 
 def _rates(complete: FloatArray, missing: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues of complete^-1 missing, falling, and directions V with V^T complete V = 1, after scaling to a diagonal of 1."""
+    """Eigenvalues of complete^-1 missing, falling, and directions V with V^T complete V = 1, after scaling to a diagonal of 1.
+
+    Directions that even complete data say nothing about have the rate 1.
+    """
     if not len(complete):
         return np.zeros(0), np.zeros((0, 0))
-    try:
-        if (np.diagonal(complete) < 0.0).any():
-            raise LinAlgError
-        unit = 1.0 / np.sqrt(np.diagonal(complete))
-        scale = unit[:, None] * unit
-        rates, directions = eigh(0.5 * (missing + missing.T) * scale, 0.5 * (complete + complete.T) * scale)
-    except LinAlgError:
+    unit = 1.0 / np.sqrt(np.abs(np.diagonal(complete)))
+    scale = unit[:, None] * unit
+    sizes, axes = eigh(0.5 * (complete + complete.T) * scale)
+    nothing = len(complete) * NOTHING
+    if sizes[0] < -nothing:
         raise ValueError(
-            "model must be at a maximum of the log evidence; its complete information is not positive definite; "
-            "fit it first, and leave out parameters that only act together."
-        ) from None
-    return np.clip(rates[::-1], 0.0, None), unit[:, None] * directions[:, ::-1]
+            "model must be at a maximum of the log evidence; its complete information is not positive definite; fit it first."
+        )
+    seen = sizes > nothing
+    reduced = axes[:, seen] / np.sqrt(sizes[seen])
+    rates, turned = eigh(reduced.T @ (0.5 * (missing + missing.T) * scale) @ reduced)
+    directions = np.concatenate([axes[:, ~seen] / np.sqrt(nothing), (reduced @ turned)[:, ::-1]], axis=1)
+    rates = np.concatenate([np.ones(int((~seen).sum())), np.clip(rates[::-1], 0.0, None)])
+    return rates, unit[:, None] * directions
 
 
 def _covariance(reached: FloatArray, rates: FloatArray) -> FloatArray:

@@ -42,7 +42,6 @@ from elbo_exact.kernels.laplace_nodes import (
     R_BOTTOM,
     R_CHI2,
     R_ETA,
-    R_MAX_E,
     R_Q0,
     R_RHO,
     R_SPREAD,
@@ -53,6 +52,8 @@ from elbo_exact.kernels.laplace_nodes import (
     series_node,
     walked_node,
 )
+from elbo_exact.kernels.laplace_states import all_low, compacted, merged, move_ratios, padded_row
+from elbo_exact.kernels.laplace_variance import sharpen
 from elbo_exact.kernels.laplace_weights import (
     BROKEN,
     CHARGED,
@@ -67,9 +68,6 @@ from elbo_exact.kernels.laplace_weights import (
     NO_MASS,
     REACH,
     STATUS,
-    all_low,
-    compacted,
-    merged,
     next_break,
     shift_ahead,
 )
@@ -160,30 +158,6 @@ def is_over(x, ahead, k_min, node, row, integrals, q0):
 
 
 @kernel
-def padded_row(q, e, count, arrays, row):
-    """Fill q, r and r - 1 of the states, padded with nothing to whole blocks, and the extremes of the row."""
-    size = (count + LANES - 1) // LANES * LANES
-    arrays[:, count:size] = 0.0
-    top, bottom, least, zero, low = -INF, INF, INF, 0.0, 0.0
-    for z in range(count):
-        arrays[0, z], arrays[1, z], arrays[2, z] = q[z], exp(e[z]), expm1(e[z])
-        top, least = max(top, e[z]), min(least, e[z])
-        if e[z] > -INF:
-            bottom = min(bottom, e[z])
-        else:
-            zero, error = two_sum(zero, q[z])
-            low += error
-    row[R_TOP], row[R_Q0], row[R_BOTTOM], row[R_MAX_E] = (
-        max(top, 0.0),
-        zero + low,
-        4.0 - min(bottom, 0.0),
-        max(abs(top), abs(bottom)),
-    )
-    row[R_RHO] = max(expm1(top), -expm1(least))
-    return size, top == least
-
-
-@kernel
 def row_facts(q, rm1, count, facts, row, moments):
     """Scalars of a row, and the moments of (r - 1)/max|r - 1| under q."""
     adds = float(min(count, CHUNK) // LANES + 8)
@@ -205,10 +179,11 @@ def row_facts(q, rm1, count, facts, row, moments):
 
 
 @kernel
-def integrate(counts, log_counts, step, q, r, rm1, facts, row, moments, sums, node, integrals):
+def integrate(counts, log_counts, step, q, e, r, rm1, facts, row, moments, sums, node, integrals):
     """All integrals of a row; the nodes are multiples of the step, so that half the step keeps them.
 
     A stretch of the line where phi is constant (see ``laplace_weights``) is one node in its middle: the integrands are linear there.
+    Beyond exp(600) what multiplies r is s exp(-base), and r = exp(e + base).
     """
     integrals[:, :] = 0.0
     k_min, k_max = counts[0], log_counts[0]
@@ -216,18 +191,21 @@ def integrate(counts, log_counts, step, q, r, rm1, facts, row, moments, sums, no
         k_min, k_max = min(k_min, counts[i]), max(k_max, log_counts[i])
     j = np.floor((-row[R_TOP] - k_max - MARGIN) / step)
     last = np.ceil((row[R_BOTTOM] + 8.0) / step)
-    n_breaks, moved = 0, 0.0
+    n_breaks, moved, base = 0, 0.0, 0.0
     edge, shift = next_break(0, facts, step)
     while j <= last:
         crossed = j * step > edge
         x, width, slack = edge if crossed else j * step, 1.0, 0.0
         if crossed:
-            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + REACH * U) / shift
-        s = exp(x)
+            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + max(REACH, x) * U) / shift
+        if x - base > REACH:
+            base = x
+            move_ratios(e, base, r)
+        s = exp(min(x, REACH))
         if s * row[R_RHO] <= SERIES_LIMIT:
             series_node(s, moments[:, 0], row, node)
         else:
-            walked_node(s, x, q, r, rm1, row, sums, node)
+            walked_node(s, exp(x - base), x, q, r, rm1, row, sums, node)
         for i in range(counts.size):
             add_node(
                 counts[i], log_counts[i], x + moved + (0.5 * shift if crossed else 0.0), s, width, slack, node, integrals[i]
@@ -340,7 +318,9 @@ def importance_rows(all_q, all_e, all_facts, counts, step, out, heads):
         else:
             row_facts(kept_q, arrays[2], count, facts, row, moments)
             states, r, rm1 = arrays[0][:size], arrays[1][:size], arrays[2][:size]
-            integrate(counts, log_counts, step, states, r, rm1, facts, row, moments, sums, node, integrals)
+            integrate(counts, log_counts, step, states, kept_e[:count], r, rm1, facts, row, moments, sums, node, integrals)
             for k in range(n_counts):
                 finish(counts[k], step, row, facts, integrals[k], results[k])
+                if facts[LOW_DEPTH] == 0.0 and facts[EXCESS] == 0.0:
+                    sharpen(counts[k], step, kept_q[:count], kept_e[:count], FLOOR, facts, row, results[k])
         close_row(row, facts, results, heads[i])

@@ -22,31 +22,33 @@ import numpy as np
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, ROW, TABLE, kernel, void
 from elbo_exact.kernels.laplace import GAMMA, MARGIN, NEGLIGIBLE, QUADRATURE
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
-from elbo_exact.kernels.laplace_weights import (
+from elbo_exact.kernels.laplace_states import (
     BOTTOM,
-    BROKEN,
     CENTRE,
-    CHARGED,
-    DELTA,
     ELL,
     ETA_E,
-    EVIDENCE,
     H2,
     LARGEST,
-    LOW_DEPTH,
-    MISSED,
     N_ROW,
-    NO_MASS,
     OFF_CENTRE,
     OTHERS,
     Q0,
-    REACH,
     SPREAD,
-    STATUS,
     TOP,
     all_low,
     all_zero,
     gather_row,
+)
+from elbo_exact.kernels.laplace_weights import (
+    BROKEN,
+    CHARGED,
+    DELTA,
+    EVIDENCE,
+    LOW_DEPTH,
+    MISSED,
+    NO_MASS,
+    REACH,
+    STATUS,
     next_break,
     shift_ahead,
 )
@@ -284,7 +286,7 @@ def centred(g, q, r, kind, out, row):
     row[OFF_CENTRE] = 0.0 if kind == DOUBLY else spread * (row[SPREAD] + 4.0 * row[ETA_E] + 4.0 * U)
 
 
-@kernel(void(TABLE, TABLE, TABLE, TABLE, ROW, INT, FLOAT, OUT2))
+@kernel(void(TABLE, TABLE, OUT2, TABLE, ROW, INT, FLOAT, OUT2))
 def gradient_moment_rows(all_q, all_e, all_facts, gradient, counts, kind, step, out):
     """(mean, bound, variance, bound) of row i and count k into row i * len(counts) + k, for weights of ``weight_rows``."""
     n, n_counts = all_q.shape[1], counts.size

@@ -15,22 +15,8 @@ import numpy as np
 from elbo_exact.kernels._jit import FLOAT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.laplace import MARGIN, NEGLIGIBLE, QUADRATURE, RAISED
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
-from elbo_exact.kernels.laplace_weights import (
-    BOTTOM,
-    BROKEN,
-    ETA_E,
-    EXCESS,
-    N_ROW,
-    NO_MASS,
-    OTHERS,
-    Q0,
-    SPREAD,
-    STATUS,
-    TOP,
-    all_low,
-    all_zero,
-    gather_row,
-)
+from elbo_exact.kernels.laplace_states import BOTTOM, ETA_E, N_ROW, OTHERS, Q0, SPREAD, TOP, all_low, all_zero, gather_row
+from elbo_exact.kernels.laplace_weights import BREAKS, BROKEN, EXCESS, N_BREAKS, NO_MASS, STATUS, WINDOW
 from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.scalar import exp, log, two_sum
 from elbo_exact.kernels.tiles import tiles
@@ -38,6 +24,7 @@ from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, clear, fold
 
 __all__ = ["law_rows"]
 
+RAISED_SHARE = 4e-44  # above exp(-WINDOW)
 F, PHI, PSI = range(3)  # sums of a node: E[expm1(-y)], E_+[exp(-y)], E[y exp(-y)]
 
 
@@ -108,7 +95,7 @@ def is_settled(rest, r, q, law):
     return True
 
 
-@kernel(void(TABLE, TABLE, TABLE, FLOAT, FLOAT, OUT2, OUT2, OUT2))
+@kernel(void(TABLE, TABLE, OUT2, FLOAT, FLOAT, OUT2, OUT2, OUT2))
 def law_rows(all_q, all_e, all_facts, k, step, out, bounds, zeros):
     """The law of resampling from K samples of every row, its bounds, and (q0**K, bound), for weights of ``weight_rows``."""
     n = all_q.shape[1]
@@ -126,6 +113,8 @@ def law_rows(all_q, all_e, all_facts, k, step, out, bounds, zeros):
         for z in range(n):
             out[i, z] = q[z] * (law[z] + low[z])
             bounds[i, z] = 1.01 * (q[z] * bound[z] + 4.0 * U * out[i, z]) + lost
+            if facts[N_BREAKS] > 0.0 and e[z] <= facts[BREAKS] - WINDOW:  # raised: its share of the weights too
+                bounds[i, z] += min(1.0, k * q[z]) * RAISED_SHARE
         zeros[i, 0] = all_zero(row[Q0], row[OTHERS], k)[0]
         if row[Q0] > 0.0:  # log q0 is off by spread, of the others if they are few
             moved = k * min(row[OTHERS] / row[Q0], 1.0) * (row[SPREAD] + 4.0 * U) + 4.0 * U * (

@@ -105,8 +105,11 @@ def outer_block(lanes, s, q, r):
 
 
 @kernel
-def state_sums(s, q, r, rm1, sums):
-    """All sums of a node; the states are padded to whole blocks. Plain lanes inside a chunk, compensated from chunk to chunk."""
+def state_sums(s, scaled, q, r, rm1, sums):
+    """All sums of a node; the states are padded to whole blocks. Plain lanes inside a chunk, compensated from chunk to chunk.
+
+    ``scaled`` times r is s times the true r: far to the right both are moved into the range of doubles.
+    """
     lanes = tiles()
     raised = exp(min(s, CENTRED))
     sums[:, :] = 0.0
@@ -117,7 +120,7 @@ def state_sums(s, q, r, rm1, sums):
             if s < CENTRED:
                 central_block(lanes, s, raised, q[start:stop], r[start:stop], rm1[start:stop])
             else:
-                outer_block(lanes, s, q[start:stop], r[start:stop])
+                outer_block(lanes, scaled, q[start:stop], r[start:stop])
         for k in range(N_SUMS):
             sums[k, 0], error = two_sum(sums[k, 0], fold(lanes, k))
             sums[k, 1] += error
@@ -138,9 +141,9 @@ def log_phi(f, total, psi, spread, eta):
 
 
 @kernel
-def walked_node(s, x, q, r, rm1, row, sums, node):
+def walked_node(s, scaled, x, q, r, rm1, row, sums, node):
     """A node by the sums over the states."""
-    state_sums(s, q, r, rm1, sums)
+    state_sums(s, scaled, q, r, rm1, sums)
     spread, eta = row[R_SPREAD], row[R_ETA] + U * row[R_MAX_E]
     f, psi, second = sums[F, 0], sums[PSI, 0], sums[SECOND, 0]
     node[LPHI], node[LPHI_E] = log_phi(f, sums[PHI, 0] + row[R_Q0], psi, spread, eta)

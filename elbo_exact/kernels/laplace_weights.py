@@ -9,7 +9,9 @@ and only E_p log m_K feels e itself, linearly: ``excess`` = sum p (e - 600) is a
 Below, what counts is the highest group of states that a sample holds: where two neighbors (the mean 1 being one of them) are
 more than WINDOW apart, everything below is raised by the rest, ``shift``. Samples that lie below altogether lose it again: it is
 a stretch of the integration variable on which phi is the mass below, nearly constant. What was neglected is K exp(DEAD - WINDOW), below 2**-76
-relative. Only what is still below exp(-600) after MAX_BREAKS such stretches is cut off, and q_low**K times its depth is an error.
+relative; a state's share of a sum of weights is raised to at most exp(-WINDOW). ``laplace`` moves its r along with s, so that nothing
+ends at exp(-600); the law and the gradients see all that is below as if it were there. That, and what is left below DEEPEST nats or after
+MAX_BREAKS stretches, is cut off: where K samples lie at most WINDOW above, with probability q_low**K, the depth is an error.
 
 All integrals depend on the pairs (q, e) alone, so states of one e are merged, in ascending order: a 4x4 Ising table has 15.
 """
@@ -31,23 +33,17 @@ from elbo_exact.kernels.reduce import (
     merge_log_sums,
     row_log_sums,
 )
-from elbo_exact.kernels.scalar import exp, expm1, log, log1p, two_sum
+from elbo_exact.kernels.scalar import exp, log1p, two_sum
 from elbo_exact.kernels.terms import guarded_weight, scaled_product
-from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, chain_error
+from elbo_exact.kernels.tree import ETA, INF, U, chain_error
 
 __all__ = [
-    "BOTTOM",
     "BREAKS",
     "BROKEN",
-    "CENTRE",
     "CHARGED",
     "DELTA",
-    "ELL",
-    "ETA_E",
     "EVIDENCE",
     "EXCESS",
-    "H2",
-    "LARGEST",
     "LOST",
     "LOST_SQUARE",
     "LOW",
@@ -59,21 +55,14 @@ __all__ = [
     "NO_MASS",
     "N_BREAKS",
     "N_FACTS",
-    "N_ROW",
-    "OFF_CENTRE",
-    "OTHERS",
-    "Q0",
     "REACH",
-    "SPREAD",
     "STATUS",
-    "TOP",
-    "all_low",
-    "all_zero",
-    "compacted",
-    "gather_row",
-    "merged",
+    "WINDOW",
+    "ascending",
+    "cut_at",
     "next_break",
     "shift_ahead",
+    "uncut",
     "weight_rows",
 ]
 
@@ -82,11 +71,9 @@ __all__ = [
 # of q; status; the number of stretches, and for each the e above it (0 at most) and its length.
 DELTA, MISSED, MISSED_BOUND, EXCESS, LOW, LOW_DEPTH, LOST, LOST_SQUARE, CHARGED, MISSING, BROKEN, NO_MASS = range(12)
 EVIDENCE, EVIDENCE_BOUND, NORMALIZER, STATUS, N_BREAKS, BREAKS = range(12, 18)
-MAX_BREAKS = 6
+MAX_BREAKS = 24
 N_FACTS = BREAKS + 2 * MAX_BREAKS
-# Scalars of a row.
-SPREAD, ETA_E, Q0, OTHERS, TOP, BOTTOM, CENTRE, H2, LARGEST, OFF_CENTRE, ELL, N_ROW = range(12)
-REACH, WINDOW = 600.0, 100.0
+REACH, WINDOW, DEEPEST = 600.0, 100.0, 2.0**15
 SMALLEST = -680.0  # below, exp has few bits or none
 UNSURE = 1e-290  # smaller q are bounds, not numbers
 DEAD = 10.0  # exp(-exp(10)) is nothing
@@ -224,25 +211,46 @@ def ascending(e, ties, order):
 
 @kernel
 def raise_low(q, e, lows, facts):
-    """Shorten the distances below the mean that are longer than WINDOW; the rest is cut off at exp(-600)."""
+    """Shorten the distances below the mean that are longer than WINDOW."""
     order = np.empty(e.size, np.int64)
     ascending(e, lows, order)
-    above, base, origin, origin_low, count = 0.0, 0.0, 0.0, 0.0, 0
+    above, base, origin, origin_low, count, floor = 0.0, 0.0, 0.0, 0.0, 0, -DEEPEST
+    deepest = 0.0
     for k in range(order.size - 1, -1, -1):
         z = order[k]
         if not q[z] > 0.0 or e[z] == -INF:
             continue
         here = base + ((e[z] - origin) + (lows[z] - origin_low)) if count > 0 else e[z]
-        if above - here > WINDOW and count < MAX_BREAKS and above - WINDOW >= -REACH:  # below, nothing is integrated
-            facts[BREAKS + 2 * count], facts[BREAKS + 2 * count + 1] = above, (above - here) - WINDOW
-            here, origin, origin_low, count = above - WINDOW, e[z], lows[z], count + 1
-            base = here
-        if here < -REACH:
-            facts[LOW] += q[z]
-            facts[LOW_DEPTH] = max(facts[LOW_DEPTH], -REACH - here)
-            here = -REACH
-        e[z], above = here, min(here, 0.0)
+        if above - here > WINDOW and above - WINDOW > floor:
+            if count < MAX_BREAKS:
+                facts[BREAKS + 2 * count], facts[BREAKS + 2 * count + 1] = above, (above - here) - WINDOW
+                here, origin, origin_low, count = above - WINDOW, e[z], lows[z], count + 1
+                base = here
+            else:
+                floor = above - WINDOW
+        deepest = min(deepest, here)
+        e[z], above = max(here, floor), min(max(here, floor), 0.0)
     facts[N_BREAKS] = count
+    if deepest < floor:
+        cut_at(floor, deepest, q, e, facts)
+
+
+@kernel
+def cut_at(floor, deepest, q, e, facts):
+    """Note what a cut may have moved: samples that lie near the floor altogether."""
+    low = 0.0
+    for z in range(q.size):
+        low += q[z] if q[z] > 0.0 and floor + WINDOW >= e[z] > -INF else 0.0
+    facts[LOW], facts[LOW_DEPTH] = low, WINDOW + (floor - deepest)
+
+
+@kernel
+def uncut(e, facts):
+    """The log ratio of a state as it was before `raise_low`."""
+    value = e
+    for i in range(int(facts[N_BREAKS])):
+        value -= facts[BREAKS + 2 * i + 1] if e <= facts[BREAKS + 2 * i] - WINDOW else 0.0
+    return value
 
 
 @kernel
@@ -262,12 +270,6 @@ def shift_ahead(first, facts):
     return total
 
 
-@kernel
-def all_low(k, facts):
-    """Probability that all samples lie where the depth was cut off."""
-    return min(1.0, exp(k * log(facts[LOW]))) if facts[LOW] > 0.0 else 0.0
-
-
 @kernel(void(TABLE, TABLE, OUT2, OUT2, OUT2))
 def weight_rows(log_joint, log_q, q, e, facts):
     """q, e and facts of every row."""
@@ -277,68 +279,3 @@ def weight_rows(log_joint, log_q, q, e, facts):
     for i in range(q.shape[0]):
         a, b = table_row(log_joint, i), table_row(log_q, i)
         row_weights(a, b, scratch, lows, weights, partials, sums, q[i], e[i], facts[i])
-
-
-@kernel
-def merged(q, e, order, out_q, out_e):
-    """How many different e states with q > 0 have; their sums of q and their e into the outputs.
-
-    The sums are taken with compensation in a stable order of e, so that a permutation of the states changes at most roundings.
-    """
-    ascending(e, e, order)
-    count, total, low = 0, 0.0, 0.0
-    for k in range(order.size):
-        z = order[k]
-        if not q[z] > 0.0:
-            continue
-        if count == 0 or e[z] != out_e[count - 1]:
-            total, low, out_e[count] = q[z], 0.0, e[z]
-            count += 1
-        else:
-            total, error = two_sum(total, q[z])
-            low += error
-        out_q[count - 1] = total + low
-    return count
-
-
-@kernel
-def compacted(q, e, out_q, out_e):
-    """The states with q > 0 in their order, where sorting costs more than it saves; how many they are."""
-    count = 0
-    for z in range(q.size):
-        if q[z] > 0.0:
-            out_q[count], out_e[count] = q[z], e[z]
-            count += 1
-    return count
-
-
-@kernel
-def all_zero(q0, others, k):
-    """(q0**k, 1 - q0**k): no sample, and some sample, has a weight; ``others`` is 1 - q0."""
-    if not q0 > 0.0:
-        return 0.0, 1.0
-    power = k * (log1p(-others) if others < 0.5 else log(q0))
-    return exp(power), -expm1(power)
-
-
-@kernel
-def gather_row(q, e, padded_q, r, rm1, facts, row):
-    """Padded length of the states of a row, and the scalars of e and q; states without q keep their place with r = 0."""
-    n = q.size
-    size = (n + LANES - 1) // LANES * LANES
-    padded_q[n:size], r[n:size], rm1[n:size] = 0.0, 0.0, 0.0
-    top, bottom, deepest, q0, low, others, others_low = 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0
-    for z in range(n):
-        padded_q[z], r[z], rm1[z] = q[z], exp(e[z]), expm1(e[z])
-        if e[z] > -INF and q[z] > 0.0:
-            top, bottom, deepest = max(top, e[z]), min(bottom, e[z]), max(deepest, abs(e[z]))
-            others, error = two_sum(others, q[z])
-            others_low += error
-        else:
-            q0, error = two_sum(q0, q[z])
-            low += error
-    row[Q0], row[OTHERS], row[TOP], row[BOTTOM] = q0 + low, others + others_low, top, 4.0 - bottom
-    adds = float(min(n, CHUNK) // LANES + 8)
-    row[SPREAD] = WEIGHT_ERROR + chain_error(n) + (24.0 + adds) * U
-    row[ETA_E] = facts[DELTA] + U * deepest
-    return size

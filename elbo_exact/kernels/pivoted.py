@@ -89,7 +89,7 @@ def gradient_rows(log_joint, log_q, results, out, bounds):
         for z in range(b.size):
             mantissa, exponent, w = guarded_weight(b[z], top_b)
             if w == 0.0 and exponent == 0:
-                out[i, z], bounds[i, z] = 0.0, 0.0
+                out[i, z], bounds[i, z] = 0.0, 0.0 if b[z] == -INF else 4.0 * ETA
                 continue
             e, e_low, delta = state_ratio(a[z], b[z], top_a, top_b, r, t)
             total = e + (gap + e_low)
@@ -97,6 +97,27 @@ def gradient_rows(log_joint, log_q, results, out, bounds):
             out[i, z] = scaled_product(mantissa, exponent, w, total) / (1.0 + rest_b)
             share = scaled_product(mantissa, exponent, w, error) / (1.0 + rest_b)
             bounds[i, z] = 1.01 * (abs(out[i, z]) * relative + share + 4.0 * ETA) if error < INF else INF
+
+
+SCALED_DOWN = 2.0**-60
+
+
+@kernel
+def cross_sum(a, b, top_b, factor):
+    """(-sum w a, sum |w a|, whether a possible state is impossible) of a times a power of two."""
+    total, low, size, infinite = 0.0, 0.0, 0.0, False
+    for z in range(b.size):
+        if b[z] == -INF:
+            continue
+        infinite = infinite or a[z] == -INF
+        mantissa, exponent, w = guarded_weight(b[z], top_b)
+        if w == 0.0 and exponent == 0:
+            continue
+        x = -scaled_product(mantissa, exponent, w, a[z] * factor)
+        total, error = two_sum(total, x)
+        low += error
+        size += abs(x)
+    return total + low, size, infinite
 
 
 @kernel(void(TABLE, TABLE, OUT2))
@@ -107,21 +128,14 @@ def cross_entropy_rows(log_p, log_q, out):
     for i in range(out.shape[0]):
         a, b = table_row(log_p, i), table_row(log_q, i)
         top_b, rest_b = row_log_sum(b, weights, partials)
-        total, low, size, infinite = 0.0, 0.0, 0.0, False
-        for z in range(n):
-            if b[z] == -INF:
-                continue
-            infinite = infinite or a[z] == -INF
-            mantissa, exponent, w = guarded_weight(b[z], top_b)
-            if w == 0.0 and exponent == 0:
-                continue
-            x = -scaled_product(mantissa, exponent, w, a[z])
-            total, error = two_sum(total, x)
-            low += error
-            size += abs(x)
-        value = (total + low) / (1.0 + rest_b)
+        factor = 1.0
+        total, size, infinite = cross_sum(a, b, top_b, factor)
+        if not size < INF and not infinite:  # the sum leaves the range, the mean does not
+            factor = SCALED_DOWN
+            total, size, infinite = cross_sum(a, b, top_b, factor)
+        value = total / (1.0 + rest_b) / factor
         relative = WEIGHT_ERROR + sum_error(n) + 6.0 * U + 2.0 * chain_error(n)
-        bound = 1.01 * (size / (1.0 + rest_b) * relative + (3.0 * n + 4.0) * ETA)
+        bound = 1.01 * (size / (1.0 + rest_b) * relative / factor + (3.0 * n + 4.0) * ETA / factor)
         out[i, 0], out[i, 1] = value, bound
         if infinite:
             out[i, 0], out[i, 1] = INF, 0.0

@@ -23,6 +23,7 @@ from elbo_exact.models.sigmoid_belief import SigmoidBelief, log_odds
 __all__ = ["belief_derivatives", "noisy_or_derivatives"]
 
 BLOCK = 2**20  # entries of a block of scores
+LARGEST = 1e300  # odds against a finding: beyond, all its links are nothing
 
 Bits = npt.NDArray[np.bool_]
 
@@ -52,13 +53,12 @@ def noisy_or_derivatives(model: NoisyOr) -> JointDerivatives:
     def slopes(causes: Bits, d: int) -> FloatArray:
         with np.errstate(divide="ignore", over="ignore"):
             r = 1.0 / np.expm1(total_strength(causes, model.leak[d], model.strengths[d]))
-        return np.stack([-np.ones(r.size), np.where(r < np.inf, r, 0.0)])
+        return np.stack([-np.ones(r.size), np.minimum(r, LARGEST)])
 
     def within(r: FloatArray, there: FloatArray, weights: FloatArray, d: int) -> tuple[FloatArray, FloatArray]:
-        unit = q[d] * not_q[d]
-        spread = np.diag(unit * ((weights[1] * (1.0 + r[1])) @ there)) - outer_sum(
-            weights[1] * (r[1] + r[1] ** 2), there * q[d]
-        )
+        unit, fires = q[d] * not_q[d], there * q[d]
+        spread = np.diag(unit * ((weights[1] * (1.0 + r[1])) @ there))
+        spread -= outer_sum(weights[1] * r[1], fires) + outer_sum(weights[1], r[1][:, None] * fires)
         return np.diag(unit * (weights.sum(axis=0) @ there)), spread
 
     free = (theta > 0.0) & (theta < np.inf)

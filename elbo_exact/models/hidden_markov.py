@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._plain import AsCode
-from elbo_exact._validate import FloatArray, integer
+from elbo_exact._validate import FloatArray, integer, unmasked
 from elbo_exact.errors import LogTableError, ZeroEvidence
 from elbo_exact.families._derivatives import derivatives, n_free
 from elbo_exact.families._rounding import log_prior, rounding_loss
@@ -129,7 +129,7 @@ class HiddenMarkov(AsCode):
         wanted = sum(family.n_columns for family in self.emission)
         sequences = []
         for index, sequence in enumerate(given):
-            array = np.asarray(sequence)
+            array = unmasked(sequence, f"x[{index}]")
             array = array[:, None] if array.ndim == 1 else array
             if array.ndim != 2 or array.shape[1] != wanted or len(array) == 0:
                 shape = np.shape(sequence)

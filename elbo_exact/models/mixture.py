@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbo_exact._plain import AsCode
-from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array
+from elbo_exact._validate import FloatArray, categories_or_missing, integer, real_array, unmasked
 from elbo_exact.errors import LogTableError
 from elbo_exact.families import Categorical
 from elbo_exact.families._rounding import log_prior, log_prior_change, rounding_loss, summed_change
@@ -330,14 +330,14 @@ class Mixture(AsCode):
 
     def _pairs(self, x: npt.ArrayLike) -> list[tuple[npt.NDArray[Any], Any]]:
         """The columns of each family: (N,) for one column, else (N, n_columns)."""
-        table, stop, pairs = np.asarray(x), 0, []
+        table, stop, pairs = unmasked(x, "x"), 0, []
         for family in self.components:
             first, stop = stop, stop + family.n_columns
             pairs.append((table[:, first] if family.n_columns == 1 else table[:, first:stop], family))
         return pairs
 
     def _checked(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
-        array, wanted = np.asarray(x), sum(family.n_columns for family in self.components)
+        array, wanted = unmasked(x, "x"), sum(family.n_columns for family in self.components)
         if array.ndim != 2 or array.shape[1] != wanted:
             what = "one column per family" if wanted == len(self.components) else "the columns of all families side by side"
             raise LogTableError(f"x must have shape (N, {wanted}), {what}; got {array.shape}.", "x", array.shape)

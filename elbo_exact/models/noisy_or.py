@@ -156,8 +156,10 @@ class NoisyOr(AsCode):
         causes, links = self._counts(statistics, prior)
         not_fired, fired = links[..., 0], links[..., 1]
         old = np.column_stack([self.leak, self.strengths])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            new = np.where(not_fired > 0.0, np.log1p(fired / not_fired), np.where(fired > 0.0, np.inf, old))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            odds = fired / not_fired
+            new = np.where(odds < np.inf, np.log1p(odds), np.log(fired) - np.log(not_fired))
+            new = np.where(not_fired > 0.0, new, np.where(fired > 0.0, np.inf, old))
         new = np.where(old > 0.0, new, 0.0)
         return NoisyOr(maximized(self.log_causes, causes), new[:, 1:], new[:, 0])
 

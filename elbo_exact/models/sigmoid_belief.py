@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from elbo_exact._plain import AsCode
 from elbo_exact._validate import FloatArray
@@ -218,12 +219,25 @@ def _ascent(bits: npt.NDArray[np.bool_], counts: FloatArray, start: FloatArray) 
         slope = counts[0] * np.exp(np.minimum(odds, 0.0) - soft) - counts[1] * np.exp(np.minimum(-odds, 0.0) - soft)
         return float(value), np.array([slope.sum(), *(slope[bit].sum() for bit in bits)])
 
-    before = loss(start)[0]
-    found = np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 50}).x)
+    precision = {"maxiter": 100, "ftol": 0.0, "gtol": 2.0**-44 * float(counts.sum())}
+    found = np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options=precision).x)
     if not np.isfinite(found).all():
         return start
-    # each sum of positive terms is known to 4 LIBM of itself, S u for adding, the odds' rounding, and the error of the counts
-    size = max(float(np.abs(start).sum()), float(np.abs(found).sum()))
-    relative = STATISTICS + (counts.shape[1] + 4) * U + 4.0 * LIBM
-    doubt = 2.0 * relative * before + 2.0 * len(start) * U * size * float(counts.sum())
-    return found if before - loss(found)[0] > doubt else start
+    gain, doubt = _gain(bits, counts, start, found)
+    return found if gain > doubt else start
+
+
+def _gain(bits: npt.NDArray[np.bool_], counts: FloatArray, start: FloatArray, found: FloatArray) -> tuple[float, float]:
+    """What new weights add to sum of counts * log p(finding | z), from the changes of every state, and how far that may be off.
+
+    log p(1 | z) changes by -log1p(p(0 | z) expm1(-change of the odds)). A term is known to the error of its count, 6 LIBM of itself,
+    and the odds' rounding times itself; adding S of them costs S u of their sizes.
+    """
+    odds, size = log_odds(bits, start)
+    change, _ = log_odds(bits, found - start)
+    with np.errstate(over="ignore"):
+        absent, present = -np.log1p(expit(odds) * np.expm1(change)), -np.log1p(expit(-odds) * np.expm1(-change))
+    used = counts > 0.0
+    terms = np.where(used, counts, 0.0) * np.where(used, np.stack([absent, present]), 0.0)
+    relative = STATISTICS + (counts.shape[1] + 8) * U + 6.0 * LIBM + 2.0 * len(start) * U * (1.0 + float(size.max()))
+    return float(terms.sum()), 2.0 * relative * float(np.abs(terms).sum())
