@@ -27,6 +27,7 @@ MAX_BYTES = 2**28
 MAX_LINE = 2**20  # characters
 MAX_COLUMNS = 10_000
 MAX_CATEGORIES = 1000  # of one column
+FARTHEST = 1e150  # its square is a double
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +186,8 @@ def _number(cell: str, name: str, largest: int | None) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise _Refused(f"column {name[:40]!r} must hold finite numbers; got {cell[:40]!r}")
+    if abs(value) > FARTHEST:
+        raise _Refused(f"column {name[:40]!r} must hold numbers from {-FARTHEST:g} to {FARTHEST:g}; got {cell[:40]!r}")
     if largest is not None and not (0 <= value <= largest and value.is_integer()):
         raise _Refused(f"column {name[:40]!r} must hold whole numbers 0 ... {largest}; got {cell[:40]!r}")
     return value

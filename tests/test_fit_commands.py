@@ -101,6 +101,8 @@ def test_a_row_that_no_component_can_produce(tmp_path: Path, capsys: pytest.Capt
         ("gaussian", "a,b\n1,2\n,3\n2,2\n", "line 3: column 'a' must hold a number"),
         ("gaussian", "a,b\n1,2\n3,x\n", "line 3: column 'b' must hold finite numbers; got 'x'"),
         ("gaussian", "a,b\n1,2\n1,3\n", "column 'a' must hold two different numbers"),
+        ("gaussian", "a,b\n1e300,2\n3,4\n", "line 2: column 'a' must hold numbers from -1e+150 to 1e+150; got '1e300'"),
+        ("bernoulli", "a\n0\n", "components must be at most the 1 rows of the data; got 2"),
         ("gaussian", "a\n1\n", "must have at least 2 rows"),
         ("categorical", "a,b\nx,\ny,\n", "column 'b' holds missing cells only"),
     ],

@@ -12,8 +12,8 @@ import pytest
 from test_fit import COUNTS, PATTERNS, start
 
 import elbo_exact as ee
-from elbo_exact.families import Bernoulli, Categorical, Gaussian
-from elbo_exact.fit import Criteria, Outcome, fit_em
+from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
+from elbo_exact.fit import Criteria, Outcome, fit_em, information
 from elbo_exact.fit.optima import remaining_gain
 from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, Mixture, NoisyOr, SigmoidBelief
 
@@ -120,3 +120,14 @@ def test_to_dict_is_json() -> None:
     back = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert back["criteria"]["bic"] == fit.criteria.bic
     assert [entry["count"] for entry in back["optima"]] == [optimum.count for optimum in fit.optima]
+
+
+def test_a_saddle_that_em_leaves_too_slowly_is_no_maximum() -> None:
+    """Accidents of 9461 drivers (Simar 1976, Ann. Statist. 4:1200): a rate near 0 regrows by 3.5 % a step, gaining nothing to see."""
+    accidents, drivers = np.arange(8.0)[:, None], [7840.0, 1317.0, 239.0, 42.0, 14.0, 4.0, 4.0, 1.0]
+    saddle = Mixture(np.log([0.54, 0.46]), [Poisson([[-38.4], [-0.7633898654084696]])])
+    fit = fit_em(saddle, accidents, weights=drivers, restarts=2, rng=1)
+    assert fit.restarts[0].outcome is Outcome.CONVERGED and fit.restarts[0].objective < -5375.6
+    assert [round(one.objective, 5) for one in fit.optima] == [-5347.962] and fit.optima[0].count == 2
+    alone = fit_em(saddle, accidents, weights=drivers)
+    assert len(alone.optima) == 1 and information(alone.model, accidents, weights=drivers).rate > 1.01

@@ -13,7 +13,7 @@ from scipy.special import entr
 from elbo_exact._validate import FloatArray
 from elbo_exact.evidence import log_evidence
 from elbo_exact.fit.expectation import Observations, weighted_sum
-from elbo_exact.fit.information import n_free_parameters
+from elbo_exact.fit.information import information, n_free_parameters
 from elbo_exact.fit.optima import distinct_optima, probes
 from elbo_exact.fit.result import Criteria, FitResult, Outcome
 from elbo_exact.fit.table import posterior_and_error
@@ -21,6 +21,8 @@ from elbo_exact.fit.table import posterior_and_error
 __all__ = ["End", "best_end", "criteria_of"]
 
 ENTRIES = 2**22  # of a table: 32 MiB
+AFFORDABLE = 2**26  # products of scores, a tenth of a second
+LEAVES = 1.001  # a rate of 1 is a ridge, give or take its rounding
 
 
 class End(NamedTuple):
@@ -38,10 +40,11 @@ def best_end(ends: Sequence[End], data: Observations, start: Any) -> FitResult:
     top = max(sound, key=lambda end: end.fit.objective).fit
     best = next(end for end in sound if end.fit is top or end.fit.objective >= top.objective - top.error - end.fit.error)
     fits = [end.fit for end in ends]
+    found = distinct_optima(fits, [end.log_evidence for end in ends], _elsewhere(fits, data.x), data.counts)
     return dataclasses.replace(
         best.fit,
         restarts=tuple(one for fit in fits for one in fit.restarts),
-        optima=distinct_optima(fits, [end.log_evidence for end in ends], _elsewhere(fits, data.x), data.counts),
+        optima=tuple(one for one in found if len(found) == 1 or not _has_a_way_up(one.model, data)),
         criteria=criteria_of(start, best, data),
     )
 
@@ -57,6 +60,18 @@ def criteria_of(start: Any, end: End, data: Observations) -> Criteria | None:
     entropy = None if of_rows is None else math.fsum((data.counts * of_rows).tolist())
     lengths = [len(row) for row in data.x] if isinstance(data.x, list) else 1.0  # a chain is observed once at each step
     return Criteria(total, error, entropy, size, math.fsum((data.counts * lengths).tolist()))
+
+
+def _has_a_way_up(model: Any, data: Observations) -> bool:
+    """Whether second derivatives tell that EM leaves this place again: a rate above 1. False where they are not known, or dear."""
+    states = model.space.size if hasattr(model, "space") else getattr(model, "n_states", 1) ** 2
+    n_rows = sum(map(len, data.x)) if isinstance(data.x, list) else len(data.x)
+    try:
+        if data.prior is not None or n_rows * states * n_free_parameters(model) ** 2 > AFFORDABLE:
+            return False
+        return information(model, data.x, weights=data.counts).rate > LEAVES
+    except (TypeError, ValueError):
+        return False
 
 
 def _posterior_entropy(model: Any, data: Observations) -> FloatArray | None:

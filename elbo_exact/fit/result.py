@@ -168,7 +168,8 @@ class FitResult:
     guide : object, optional
         The fitted approximation, for fits that have one.
     optima : tuple of Optimum
-        The distinct local maxima among the ends of all starts that converged, the highest first.
+        The distinct local maxima among the ends of all starts that converged, the highest first. Of several, those are left out
+        from which second derivatives show a way up, where they are known and cheap (saddles that EM leaves too slowly to see).
     criteria : Criteria, optional
         AIC, BIC and ICL of the fitted model, where its parameters can be counted.
     """
