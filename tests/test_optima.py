@@ -131,3 +131,14 @@ def test_a_saddle_that_em_leaves_too_slowly_is_no_maximum() -> None:
     assert [round(one.objective, 5) for one in fit.optima] == [-5347.962] and fit.optima[0].count == 2
     alone = fit_em(saddle, accidents, weights=drivers)
     assert len(alone.optima) == 1 and information(alone.model, accidents, weights=drivers).rate > 1.01
+
+
+def test_one_maximum_of_a_ridge_that_accelerated_starts_end_on_at_different_places() -> None:
+    """Colds of 602 Thai children (Boehning et al. 1992, Biometrics 48:283), five Poissons: four are enough, so the maximum is a ridge."""
+    children = [120, 64, 69, 72, 54, 35, 36, 25, 25, 19, 18, 18, 13, 4, 3, 6, 6, 5, 1, 3, 1, 2, 0, 1, 2]
+    five = Mixture(np.full(5, -math.log(5.0)), [Poisson(np.log(np.linspace(1.0, 15.0, 5))[:, None])])
+    colds = np.arange(25.0)[:, None]
+    fit = fit_em(five, colds, weights=np.array(children, dtype=float), restarts=1, rng=1, acceleration="squarem")
+    apart = fit.restarts[0].objective - fit.restarts[1].objective
+    assert apart > 2.0 * fit.error  # more than rounding, and more than the last gains of either let one expect
+    assert [optimum.count for optimum in fit.optima] == [2] and round(fit.objective, 3) == -1553.810

@@ -15,7 +15,8 @@ from elbo_exact.fit.result import FitResult, Optimum, Outcome
 
 __all__ = ["distinct_optima", "probes", "remaining_gain"]
 
-AGREEMENT = 100.0  # times the nats in doubt: how far apart evidences of rows may be, summed as squares
+AGREEMENT = 100.0  # times the nats in doubt: how far apart evidences of rows may be besides, summed as squares
+SAME = 1e-7  # difference of log evidences, as a root mean square, at which two ends are one distribution
 PROBES = 1000
 LAST = 10  # steps that the ratio of gains is taken from
 
@@ -59,11 +60,12 @@ def distinct_optima(
 ) -> tuple[Optimum, ...]:
     """Ends that converged, those that agree taken together, the highest first.
 
-    Two ends agree if their objectives differ by no more than d, the sum of both error bounds and twice both `remaining_gain`, and if
-    they are the same distribution: sum count * difference^2 of the log evidences of the rows, and the sum of squared differences
-    of the roots of the evidences of the `probes` (in units of the rows' geometric mean, larger ones cut there), are both at most
-    100 d + (sum of counts) * (1e-7)^2. These comparisons know no labels: a permutation of the classes, and parameters that no data
-    could determine, do not count as different. Near a maximum the first sum is about twice the missing gain.
+    Two ends agree if they are the same distribution: sum count * difference^2 of the log evidences of the rows, and the sum of squared
+    differences of the roots of the evidences of the `probes` (in units of the rows' geometric mean, larger ones cut there), are both
+    at most (sum of counts) * (1e-7)^2. Slow fits end further apart: if their objectives differ by no more than d, the sum of both
+    error bounds and twice both `remaining_gain`, 100 d is allowed beside it. These comparisons know no labels: a permutation of the
+    classes, and parameters that no data could determine, do not count as different. Near a maximum the first sum is about twice the
+    missing gain.
     """
     ends = [
         _End(start, fit, fit.error + 2.0 * remaining_gain(fit), row, other)
@@ -86,9 +88,9 @@ def distinct_optima(
 def _agree(one: _End, two: _End, counts: FloatArray) -> bool:
     doubt = one.doubt + two.doubt
     if not abs(one.fit.objective - two.fit.objective) <= doubt < math.inf:
-        return False
+        doubt = 0.0
     total = math.fsum(counts.tolist())
     typical = math.fsum((counts * one.rows).tolist()) / total
     roots = [np.exp(0.5 * np.minimum(end.elsewhere - typical, 0.0)) for end in (one, two)]
     apart = math.fsum((counts * (one.rows - two.rows) ** 2).tolist()), math.fsum(((roots[0] - roots[1]) ** 2).tolist())
-    return max(apart) <= AGREEMENT * doubt + total * 1e-14
+    return max(apart) <= AGREEMENT * doubt + total * SAME**2
