@@ -58,7 +58,7 @@ __all__ = [
     "tvo_results",
 ]
 
-MOST_ORDERS = 999  # of a Taylor polynomial
+MOST_ORDERS = 2**53  # of a Taylor polynomial: doubles count them
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
 LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless

@@ -182,27 +182,27 @@ def perturbative(
     log_joint, log_q : array_like, shape (..., S)
         log p(x, z) and log q(z | x); leading axes broadcast.
     order : int
-        K, odd; 1 is the ELBO.
+        K, odd, below 2**53; 1 is the ELBO.
     unnormalized, nan_policy, executor
         As in `elbo`.
 
     Returns
     -------
     float or ndarray, shape (...)
-        -inf where q has mass on an impossible state, and (with no bound) where a difference of log ratios is no double, or where
-        a state counts whose q is below every double.
+        -inf where q has mass on an impossible state, and (with no bound) where a difference of log ratios is no double.
 
     Raises
     ------
     LogTableError
         As in `elbo`.
     ValueError
-        order is even, or no integer of at least 1.
+        order is even, or no integer from 1 to 2**53.
 
     Notes
     -----
     exp lies above its Taylor polynomials of odd degree everywhere; the best V solves E_q (V + log w)**K = 0. Higher orders need not
-    be tighter. O(S K) per step of the root search. Bamler, Zhang, Opper & Mandt (2017), arXiv:1709.07433.
+    be tighter. O(S K) for a few steps of a root search; orders from 1001, and tables whose q spans more than 690 nats, are computed in
+    logarithms, in O(S) for some hundred steps. Bamler, Zhang, Opper & Mandt (2017), arXiv:1709.07433.
 
     Examples
     --------

@@ -18,9 +18,10 @@ from elbo_exact._importance import GradientMoments, ImportanceCurve, ResamplingL
 from elbo_exact._parallel import row_ranges, run
 from elbo_exact._validate import FloatArray, broadcast_rows, integer, log_table, one_of, real_array, same_states
 from elbo_exact.errors import LogTableError
-from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, STEP, importance_rows
+from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, importance_rows
 from elbo_exact.kernels.laplace_gradient import DOUBLY, SCORE, SELF_NORMALIZED, gradient_moment_rows
 from elbo_exact.kernels.laplace_law import law_rows
+from elbo_exact.kernels.laplace_walk import STEP
 from elbo_exact.kernels.laplace_weights import EVIDENCE, EVIDENCE_BOUND, N_FACTS, NORMALIZER, STATUS, weight_rows
 from elbo_exact.kernels.reduce import BAD_TARGET, ZERO_EVIDENCE
 from elbo_exact.kernels.rows import OUT_FORWARD, OUT_GAP

@@ -136,6 +136,8 @@ TESTED_ELSEWHERE = {
     "kernels/laplace_gradient.py": ("test_importance.py", "the public functions add validation only"),
     "kernels/laplace_law.py": ("test_importance.py", "likewise"),
     "kernels/laplace_states.py": ("test_kernels_laplace.py", "seen in the integrals"),
+    "kernels/laplace_walk.py": ("test_kernels_laplace.py", "seen in the integrals"),
+    "kernels/perturbative_logs.py": ("test_kernels_perturbative.py", "polynomials and remainders there, sums in the bounds"),
     "kernels/laplace_variance.py": ("test_kernels_laplace.py", "seen in the integrals"),
     "kernels/descent.py": ("test_optimizers.py", "Adam beside the other optimizers"),
     "kernels/normal.py": ("test_vae.py", "beside the objectives that call them"),

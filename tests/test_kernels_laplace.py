@@ -9,7 +9,8 @@ from table_families import FAMILIES
 from table_strategies import Array
 
 import elbo_exact as ee
-from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, STEP, importance_rows
+from elbo_exact.kernels.laplace import N_HEAD, N_VALUES, importance_rows
+from elbo_exact.kernels.laplace_walk import STEP
 from elbo_exact.kernels.laplace_weights import N_FACTS, weight_rows
 from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.rows import N_OUTPUTS, OUT_FORWARD, OUT_GAP, OUT_STATUS, audit_rows

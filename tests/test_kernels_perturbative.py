@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import bound_oracle as oracle
+import flint
 import mpmath
 import numba
 import numpy as np
 import pytest
 
 from elbo_exact._bound_results import Options, perturbative_results
-from elbo_exact.kernels.perturbative import remainder_factor
+from elbo_exact.kernels.perturbative_logs import POLYNOMIAL, REMAINDER, log_value
 
 U = 2.0**-53
 
 
 @numba.njit
-def call(k: int, u: float) -> float:
+def call(is_polynomial: bool, k: float, u: float) -> tuple[float, float]:
     """Device functions have no entry from Python."""
-    return remainder_factor(k, u)
+    return log_value(POLYNOMIAL if is_polynomial else REMAINDER, k, u)
 
 
-@pytest.mark.parametrize("k", [0, 1, 3, 8, 21])
-@pytest.mark.parametrize("u", [-500.0, -40.0, -23.0, -5.0, -4.9, -3.0, -1.0, -1e-3, 0.0, 1e-9, 0.5, 3.0, 30.0, 300.0])
-def test_remainder_factor(k: int, u: float) -> None:
-    with mpmath.workdps(400):
-        exact = mpmath.hyp1f1(1, k + 2, mpmath.mpf(u))
-        assert abs(mpmath.mpf(call(k, u)) / exact - 1) <= (10 + 2 * k) * U + (2 * abs(u) * U if u > 0 else 0)
+PLACES = [x for size in (1e-9, 0.3, 0.9, 0.999, 1.0, 1.01, 1.3, 4.0, 1e3, 1e9) for x in (-size, size)]
+
+
+def exact_log(k: int, u: float) -> flint.arb:
+    """log T_k(u) for an even k, log R_k(u) for an odd one."""
+    reach = min(abs(u), 1e4)  # beyond, neither exp(u) nor the polynomial takes digits from the other
+    with flint.ctx.workprec(400 + int(4.0 * reach + (k + 1) * max(0.0, math.log2(k / abs(u))))):
+        x, total = flint.arb(u), flint.arb(1)
+        for j in range(k, 0, -1):
+            total = 1 + total * x / j
+        if k % 2 == 0:
+            return total.log()
+        return (x.exp() - total).log() if abs(u) <= 1e4 or u < 0.0 else x
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 7, 22, 23, 24, 171, 998, 2001])
+def test_polynomials_and_remainders_of_exp(k: int) -> None:
+    """At multiples of the degree, where neither the remainder nor the polynomial is small; T of even degree, R of odd."""
+    for u in (place * k for place in PLACES):
+        value, bound = call(k % 2 == 0, float(k), u)
+        assert abs(flint.arb(value) - exact_log(k, u)) <= bound, (u, value)
+        assert bound <= (30.0 + 3.0 * k) * U * (1.0 + abs(value))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -42,12 +62,8 @@ def test_values_lie_within_their_bounds(seed: int) -> None:
             assert result.gap_error[0] < 1e-9 * (1.0 + result.gap[0])
 
 
-@pytest.mark.parametrize("order", [3, 5, 101, 301, 801, 999])
-@pytest.mark.parametrize("size", [40.0, 400.0, 1e3, 1e14, 1e16, 1e60, 1e200])
-def test_log_ratios_may_be_any_distance_apart(size: float, order: int) -> None:
-    rng = np.random.default_rng(3)
-    a, b = size * rng.normal(size=5), rng.normal(size=5)
-    digits = 60 + 3 * int(np.log10(size)) + (order if size < 1e3 else 0)  # small gaps of high orders are tiny
+def check(a: Any, b: Any, order: int, digits: int) -> None:
+    """A bound against bisection and Horner's rule in many digits."""
     with mpmath.workdps(digits):
         result = perturbative_results(a, b, order, Options(True))
         pairs = oracle.weights(a, b)
@@ -55,10 +71,38 @@ def test_log_ratios_may_be_any_distance_apart(size: float, order: int) -> None:
         for _ in range(int(3.3 * digits)):
             v = (low + high) / 2
             low, high = (v, high) if mpmath.fsum(q * (v + x) ** order for q, x in pairs) < 0 else (low, v)
-        total = mpmath.fsum(q * (v + x) ** k / mpmath.factorial(k) for q, x in pairs for k in range(order + 1))
-        gap = oracle.log_evidence(a) + v - mpmath.log(total)
+        sums = [mpmath.mpf(1) for _ in pairs]
+        for k in range(order, 0, -1):
+            sums = [1 + total * (v + x) / k for total, (_, x) in zip(sums, pairs, strict=True)]
+        gap = oracle.log_evidence(a) + v - mpmath.log(mpmath.fsum(q * t for t, (q, _) in zip(sums, pairs, strict=True)))
         assert abs(mpmath.mpf(float(result.gap[0])) - gap) <= result.gap_error[0]
         assert result.gap_error[0] < 1e-8 * (1.0 + float(gap))  # says something
+
+
+@pytest.mark.parametrize("order", [3, 5, 101, 301, 801, 999])
+@pytest.mark.parametrize("size", [40.0, 400.0, 1e3, 1e14, 1e16, 1e60, 1e200])
+def test_log_ratios_may_be_any_distance_apart(size: float, order: int) -> None:
+    rng = np.random.default_rng(3)
+    a, b = size * rng.normal(size=5), rng.normal(size=5)
+    check(a, b, order, 60 + 3 * int(np.log10(size)) + (order if size < 1e3 else 0))  # small gaps of high orders are tiny
+
+
+@pytest.mark.parametrize(("order", "size"), [(1001, 200.0), (1001, 1e3), (2001, 1e16), (20001, 1e4), (20001, 1e60)])
+def test_orders_may_be_high(size: float, order: int) -> None:
+    rng = np.random.default_rng(order)
+    check(size * rng.normal(size=4), rng.normal(size=4), order, 60 + 3 * int(np.log10(size)) + (order if size < 1e3 else 0))
+
+
+@pytest.mark.parametrize("order", [3, 7, 41, 1001])
+@pytest.mark.parametrize("depth", [600.0, 730.0, 744.0, 900.0, 1e5])
+def test_states_count_whose_q_is_below_every_double(depth: float, order: int) -> None:
+    check([0.0, -1.0, -0.5, -depth], [-0.3, -2.0, -depth, 0.0], order, 100 + order)
+
+
+def test_equal_tables_have_no_gap_at_any_order() -> None:
+    for order in (3, 999, 1001, 2**53 - 1):
+        result = perturbative_results([-1.0, -2.0, -2.0], [-1.0, -2.0, -2.0], order, Options(True))
+        assert result.gap[0] <= result.gap_error[0] < 1e-15
 
 
 def test_beyond_doubles_nothing_is_claimed() -> None:

@@ -54,6 +54,7 @@ from elbo_exact.kernels.laplace_nodes import (
 )
 from elbo_exact.kernels.laplace_states import all_low, compacted, merged, move_ratios, padded_row
 from elbo_exact.kernels.laplace_variance import sharpen
+from elbo_exact.kernels.laplace_walk import GAMMA, QUADRATURE, first_and_last, next_break, node_at, shift_ahead
 from elbo_exact.kernels.laplace_weights import (
     BROKEN,
     CHARGED,
@@ -68,24 +69,18 @@ from elbo_exact.kernels.laplace_weights import (
     NO_MASS,
     REACH,
     STATUS,
-    next_break,
-    shift_ahead,
 )
 from elbo_exact.kernels.reduce import OK, WEIGHT_ERROR
 from elbo_exact.kernels.scalar import exp, expm1, log, two_sum
 from elbo_exact.kernels.tree import CHUNK, INF, LANES, U, chain_error
 
-__all__ = ["N_HEAD", "N_VALUES", "STEP", "importance_rows"]
+__all__ = ["N_HEAD", "N_VALUES", "importance_rows"]
 
-STEP = 0.2
-QUADRATURE = 2.0**-56
 NEGLIGIBLE = 2.0**-62
 FLOOR = 1e-295  # exponentials end at exp(-700): smaller gaps have no digits
-GAMMA = 0.5772156649015329
 EXCESS_ERROR = 60.0 * U
 RAISED = 1e-257  # K samples meet a state whose q was raised to exp(-600) p, and its logarithm counts at most that much
 MERGED = 256  # rows up to here are not sorted: that costs as much as five nodes
-MARGIN = 42.0  # exp(-42) = 2**-60.6
 
 # Integrals of one K, each with its rounding error of summation beside it, and their error bounds.
 GAP, GAP_L, UPPER, UPPER_L, LOGS, LOGS_L, ESS, ESS_L, GAP_B, UPPER_B, LOGS_B, ESS_B, N_INTEGRALS = range(13)
@@ -180,24 +175,19 @@ def row_facts(q, rm1, count, facts, row, moments):
 
 @kernel
 def integrate(counts, log_counts, step, q, e, r, rm1, facts, row, moments, sums, node, integrals):
-    """All integrals of a row; the nodes are multiples of the step, so that half the step keeps them.
+    """All integrals of a row.
 
-    A stretch of the line where phi is constant (see ``laplace_weights``) is one node in its middle: the integrands are linear there.
     Beyond exp(600) what multiplies r is s exp(-base), and r = exp(e + base).
     """
     integrals[:, :] = 0.0
     k_min, k_max = counts[0], log_counts[0]
     for i in range(counts.size):
         k_min, k_max = min(k_min, counts[i]), max(k_max, log_counts[i])
-    j = np.floor((-row[R_TOP] - k_max - MARGIN) / step)
-    last = np.ceil((row[R_BOTTOM] + 8.0) / step)
+    j, last = first_and_last(row[R_TOP], row[R_BOTTOM], k_max, step)
     n_breaks, moved, base = 0, 0.0, 0.0
     edge, shift = next_break(0, facts, step)
     while j <= last:
-        crossed = j * step > edge
-        x, width, slack = edge if crossed else j * step, 1.0, 0.0
-        if crossed:
-            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + max(REACH, x) * U) / shift
+        x, width, slack, to_middle = node_at(j, edge, shift, facts, step)
         if x - base > REACH:
             base = x
             move_ratios(e, base, r)
@@ -207,10 +197,8 @@ def integrate(counts, log_counts, step, q, e, r, rm1, facts, row, moments, sums,
         else:
             walked_node(s, exp(x - base), x, q, r, rm1, row, sums, node)
         for i in range(counts.size):
-            add_node(
-                counts[i], log_counts[i], x + moved + (0.5 * shift if crossed else 0.0), s, width, slack, node, integrals[i]
-            )
-        if crossed:
+            add_node(counts[i], log_counts[i], x + moved + to_middle, s, width, slack, node, integrals[i])
+        if slack > 0.0:
             moved, n_breaks = moved + shift, n_breaks + 1
             edge, shift = next_break(n_breaks, facts, step)
         elif k_min * s > 1.0 and is_over(x, shift_ahead(n_breaks, facts), k_min, node, row, integrals, row[R_Q0]):

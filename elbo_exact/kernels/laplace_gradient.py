@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, INT, OUT2, ROW, TABLE, kernel, void
-from elbo_exact.kernels.laplace import GAMMA, MARGIN, NEGLIGIBLE, QUADRATURE
+from elbo_exact.kernels.laplace import NEGLIGIBLE
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
 from elbo_exact.kernels.laplace_states import (
     BOTTOM,
@@ -39,18 +39,15 @@ from elbo_exact.kernels.laplace_states import (
     all_zero,
     gather_row,
 )
+from elbo_exact.kernels.laplace_walk import GAMMA, QUADRATURE, first_and_last, next_break, node_at, shift_ahead
 from elbo_exact.kernels.laplace_weights import (
     BROKEN,
     CHARGED,
-    DELTA,
     EVIDENCE,
     LOW_DEPTH,
     MISSED,
     NO_MASS,
-    REACH,
     STATUS,
-    next_break,
-    shift_ahead,
 )
 from elbo_exact.kernels.pivoted import table_row
 from elbo_exact.kernels.reduce import OK
@@ -183,21 +180,30 @@ def gradient_integrals(counts, log_counts, step, q, r, rm1, g, kind, facts, row,
     k_min, k_max = counts[0], log_counts[0]
     for i in range(counts.size):
         k_min, k_max = min(k_min, counts[i]), max(k_max, log_counts[i])
-    j, last = np.floor((-row[TOP] - k_max - MARGIN) / step), np.ceil((row[BOTTOM] + 8.0) / step)
+    j, last = first_and_last(row[TOP], row[BOTTOM], k_max, step)
     n_breaks, moved = 0, 0.0
     edge, shift = next_break(0, facts, step)
     while j <= last:
-        crossed = j * step > edge
-        x, width, slack = edge if crossed else j * step, 1.0, 0.0
-        if crossed:
-            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + REACH * U) / shift
+        x, width, slack, to_middle = node_at(j, edge, shift, facts, step)
         s = exp(x)
         gradient_sums(s, q, r, rm1, g, kind, row[TOP], sums)
         lphi, lphi_error = log_phi(sums[F, 0], sums[PHI, 0] + row[Q0], sums[PSI, 0], row[SPREAD], row[ETA_E])
         for i in range(counts.size):
-            place = x + moved + (0.5 * shift if crossed else 0.0)
-            add_node(counts[i], log_counts[i], place, s, width, slack, kind, lphi, lphi_error, sums, row, integrals[i])
-        if crossed:
+            add_node(
+                counts[i],
+                log_counts[i],
+                x + moved + to_middle,
+                s,
+                width,
+                slack,
+                kind,
+                lphi,
+                lphi_error,
+                sums,
+                row,
+                integrals[i],
+            )
+        if slack > 0.0:
             moved, n_breaks = moved + shift, n_breaks + 1
             edge, shift = next_break(n_breaks, facts, step)
             continue

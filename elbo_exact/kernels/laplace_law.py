@@ -13,9 +13,10 @@ from __future__ import annotations
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, OUT2, TABLE, kernel, void
-from elbo_exact.kernels.laplace import MARGIN, NEGLIGIBLE, QUADRATURE, RAISED
+from elbo_exact.kernels.laplace import NEGLIGIBLE, RAISED
 from elbo_exact.kernels.laplace_nodes import exponential, log_phi
 from elbo_exact.kernels.laplace_states import BOTTOM, ETA_E, N_ROW, OTHERS, Q0, SPREAD, TOP, all_low, all_zero, gather_row
+from elbo_exact.kernels.laplace_walk import MARGIN, QUADRATURE
 from elbo_exact.kernels.laplace_weights import BREAKS, BROKEN, EXCESS, N_BREAKS, NO_MASS, STATUS, WINDOW
 from elbo_exact.kernels.reduce import OK
 from elbo_exact.kernels.scalar import exp, log, two_sum

@@ -16,7 +16,8 @@ import numpy as np
 
 from elbo_exact.kernels._jit import kernel
 from elbo_exact.kernels.laplace_nodes import R_BOTTOM, R_ETA, R_MAX_E, R_SPREAD, R_TOP
-from elbo_exact.kernels.laplace_weights import DELTA, LOST_SQUARE, MISSED, N_BREAKS, REACH, next_break, uncut
+from elbo_exact.kernels.laplace_walk import GAMMA, QUADRATURE, first_and_last, next_break, node_at
+from elbo_exact.kernels.laplace_weights import DELTA, LOST_SQUARE, MISSED, N_BREAKS, uncut
 from elbo_exact.kernels.scalar import exp, expm1, log, log1p, two_sum
 from elbo_exact.kernels.tree import INF, U
 
@@ -25,10 +26,7 @@ __all__ = ["sharpen"]
 FAR = 695.0  # of a logarithm
 NEAR = 0.01  # nats from -gap within which a state's own ratio is the constant
 BEYOND = 690.0  # s c from which exp(-K s c) is nothing
-GAMMA = 0.5772156649015329
-QUADRATURE = 2.0**-56
-NEGLIGIBLE = 2.0**-70
-MARGIN = 42.0
+NEGLIGIBLE_TERM = 2.0**-70
 SHARP = 2.0**-43
 CANCELLED = 500.0  # how many times the variance what was subtracted may be
 
@@ -90,14 +88,11 @@ def centred_variance(k, step, q, e, gap, facts, row):
     log_c, true_c, own = constant_near(e, gap, facts)
     log_k, eta, spread = log(k), row[R_ETA] + U * row[R_MAX_E], row[R_SPREAD]
     first, first_low, first_bound, second, second_low, second_bound, size = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    j, last = np.floor((-row[R_TOP] - log_k - MARGIN) / step), np.ceil((row[R_BOTTOM] + 8.0) / step)
+    j, last = first_and_last(row[R_TOP], row[R_BOTTOM], log_k, step)
     n_breaks, moved = 0, 0.0
     edge, shift = next_break(0, facts, step)
     while j <= last:
-        crossed = j * step > edge
-        x, width, slack = edge if crossed else j * step, 1.0, 0.0
-        if crossed:
-            width, slack = shift / step, 8.0 * U + 2.0 * (facts[DELTA] + max(REACH, x) * U) / shift
+        x, width, slack, to_middle = node_at(j, edge, shift, facts, step)
         y = exp(min(x + log_c, FAR))
         if y < BEYOND:
             lam, error = central_sum(x, y, q, e, log_c, own, eta, spread)
@@ -110,7 +105,7 @@ def centred_variance(k, step, q, e, gap, facts, row):
             below, error = outer_sum(x, q, e, eta, spread)
             term = exp(k * below) if below > -INF else 0.0
             bound = term * (k * error + (4.0 + k * abs(below)) * U) if term > 0.0 else 0.0
-        place = x + moved + (0.5 * shift if crossed else 0.0)
+        place = x + moved + to_middle
         v = -((place + log_k) + true_c)
         bound += slack * abs(term)
         first, rest = two_sum(first, width * term)
@@ -123,7 +118,7 @@ def centred_variance(k, step, q, e, gap, facts, row):
         second_bound += (
             width * abs(v) * bound + weight * 4.0 * U + width * abs(term) * 4.0 * U * (abs(place) + log_k + abs(true_c))
         )
-        if crossed:
+        if slack > 0.0:
             moved, n_breaks = moved + shift, n_breaks + 1
             edge, shift = next_break(n_breaks, facts, step)
             continue
@@ -132,7 +127,7 @@ def centred_variance(k, step, q, e, gap, facts, row):
         if (
             y >= BEYOND
             and n_breaks >= facts[N_BREAKS]
-            and term * k * length * length <= NEGLIGIBLE * abs(2.0 * GAMMA * a - 2.0 * b - a * a)
+            and term * k * length * length <= NEGLIGIBLE_TERM * abs(2.0 * GAMMA * a - 2.0 * b - a * a)
         ):
             break
         j += 1.0

@@ -41,6 +41,7 @@ __all__ = [
     "BREAKS",
     "BROKEN",
     "CHARGED",
+    "DEAD",
     "DELTA",
     "EVIDENCE",
     "EXCESS",
@@ -60,8 +61,6 @@ __all__ = [
     "WINDOW",
     "ascending",
     "cut_at",
-    "next_break",
-    "shift_ahead",
     "uncut",
     "weight_rows",
 ]
@@ -251,23 +250,6 @@ def uncut(e, facts):
     for i in range(int(facts[N_BREAKS])):
         value -= facts[BREAKS + 2 * i + 1] if e <= facts[BREAKS + 2 * i] - WINDOW else 0.0
     return value
-
-
-@kernel
-def next_break(i, facts, step):
-    """(where stretch i begins, its length); nodes lie half a step to its left and right, so that the rule stays exact."""
-    if i >= facts[N_BREAKS]:
-        return INF, 0.0
-    return (np.floor((DEAD - facts[BREAKS + 2 * i]) / step) + 0.5) * step, facts[BREAKS + 2 * i + 1]
-
-
-@kernel
-def shift_ahead(first, facts):
-    """The length of all stretches from one on."""
-    total = 0.0
-    for i in range(first, int(facts[N_BREAKS])):
-        total += facts[BREAKS + 2 * i + 1]
-    return total
 
 
 @kernel(void(TABLE, TABLE, OUT2, OUT2, OUT2))

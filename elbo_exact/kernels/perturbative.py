@@ -13,15 +13,15 @@ That serves while the rounding error of f stays below E_q T_K, up to log ratios 
 in c, E_q [u**(K-1)/(K-1)!]/E_q T_{K-1}, is at most K: where the ratio h of one state is largest, as a function of u = -x, it equals
 1 + (K-1)/x, and x > 1 there because h <= exp(x) x**(K-1)/(K-1)! < K for x <= 1. So the gap is off by at most K x.
 
+This file takes rows whose weights are doubles, for orders that products serve: ``perturbative_logs`` has all others, and those where
+neither form has enough digits.
+
 **The polynomial.** With v = u/s, s = max(1, max |u|/reach), the powers of v stay in the range. For s = 1 its coefficients are 1/k!;
 for s > 1 they are those of v in (K-1)! s**(1-K) T_{K-1}, whose last is 1 (or little, if they are many). Horner's rule loses at most 2K u of sum |u|**k/k!, and u
-itself is off by u (|c| + 2 |u|) + delta, which moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!. Where that is too much,
-remainders take over.
+itself is off by u (|c| + 2 |u|) + delta, which moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!.
 
-**The remainder.** R_k(u) = u**(k+1)/(k+1)! M_k(u), M_k = 1F1(1; k+2; u), and M_{k-1} = 1 + u M_k/(k+1). For u > 0 the series has
-positive terms. For u = -x < 0 the recurrence shrinks its errors downward while x < k+1 and upward, from M_{-1} = exp(-x), while x > k+1.
-The relative error is at most (12 + 3K) u in R_K: the power K+1 rounded products, the recurrence a geometric sum of two
-roundings per step, the series its own two per term. For |u| <= 1, 18 terms are enough and loops over lanes do.
+**The remainder**, where no |u| is above 8: R_K(u) = u**(K+1)/(K+1)! M_K(u), with so many terms of the series of M as matter, 18 up to
+|u| = 1, which loops over lanes take.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import numpy as np
 
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.moment import row_weights
-from elbo_exact.kernels.perturbative_root import LARGEST, best_reference, distance_to_root, polished
+from elbo_exact.kernels.perturbative_logs import gap_in_logs
+from elbo_exact.kernels.perturbative_root import best_reference, polished
 from elbo_exact.kernels.pivoted import scratch_of, table_row
 from elbo_exact.kernels.points import ABSENT, DELTA, EVIDENCE, N_STATES, NORMALIZER, OFF, SINGLE, open_states
 from elbo_exact.kernels.reduce import WEIGHT_ERROR, merge_log_sums, sum_error
@@ -38,39 +39,17 @@ from elbo_exact.kernels.scalar import exp, log, log1p, two_sum
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold, halve
 
-__all__ = ["N_PERTURBATIVE", "P_EVIDENCE", "P_GAP", "P_NORMALIZER", "P_SINGLE", "perturbative_rows", "remainder_factor"]
+__all__ = ["N_PERTURBATIVE", "P_EVIDENCE", "P_GAP", "P_NORMALIZER", "P_SINGLE", "perturbative_rows"]
 
 P_GAP, P_EVIDENCE, P_NORMALIZER, P_SINGLE, N_PERTURBATIVE = 0, 2, 4, 5, 6  # columns of a row's results; a value, then its bound
 
+MOST_PRODUCTS = 999  # coefficients of higher orders leave the doubles
+FAINT = -690.0  # smallest log weight whose products keep their digits
 MANY_COEFFICIENTS = 500  # those of more, relative to the last, reach exp(850)
 MOST_COEFFICIENTS = 171  # 1/170! is the last normal inverse of a factorial
 GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
-SERIES_TERMS = 18
-
-
-@kernel
-def remainder_factor(k, u):
-    """M_k(u) = 1F1(1; k + 2; u), so that exp(u) - T_k(u) = u**(k+1)/(k+1)! M_k(u)."""
-    if u >= 0.0:
-        total, term, j = 1.0, 1.0, k + 2
-        while term > 2.0**-56 * total:
-            term *= u / j
-            total += term
-            j += 1
-        return total
-    if -u < k + 2.0:
-        last, size = k + 2, 1.0
-        while size > 2.0**-56:
-            size *= -u / last
-            last += 1
-        value = 1.0
-        for j in range(last, k, -1):  # M_{j-1} from M_j; the error of the start is ``size``
-            value = 1.0 + u / (j + 1.0) * value
-        return value
-    value = exp(u)
-    for j in range(k + 1):
-        value = (1.0 - value) * ((j + 1.0) / -u)
-    return value
+SMALL = 8.0  # |u| up to which the series of the remainder of order 3 cancels at most six bits
+SERIES_END = 2.0**-58
 
 
 @kernel
@@ -123,11 +102,28 @@ def even_mean(e, w, c, scale, delta, coefficients, total_w, n):
 
 
 @kernel
-def small_block(lanes, carried, e, w, c, delta, k, inverses, count):
-    """w R_k(u) of a block with every |u| <= 1, and w |u|**k/k!."""
+def series_of(k, largest):
+    """How many terms of M_k(u) matter up to |u| = largest, the error of the sum relative to M_k in u, and 1 + sum |u| M_k/(k+1).
+
+    Horner's rule loses three roundings of term i in each step, so that sum (3i + 2) term_i bounds it, and M_k(-x) >= (k+1)/(k+1+x), because
+    1 - x M_k(-x)/(k+1) = M_{k-1}(-x) <= M_k(-x).
+    """
+    count, term, total, weighted = 0, 1.0, 1.0, 2.0
+    while term > SERIES_END:
+        count += 1
+        term *= largest / (k + 1.0 + count)
+        total += term
+        weighted += (3.0 * count + 2.0) * term
+    share = largest / (k + 1.0)
+    return count, (weighted + 1.0) * (1.0 + share), 1.0 + share * total
+
+
+@kernel
+def small_block(lanes, carried, e, w, c, delta, k, terms, inverses, count):
+    """w R_k(u) of a block by the series of M_k, and w |u|**k/k!."""
     for j in range(count):
         carried[0, j], carried[1, j], carried[2, j] = e[j] + c, 1.0, w[j]
-    for i in range(SERIES_TERMS, 0, -1):
+    for i in range(terms, 0, -1):
         x = inverses[k + 1 + i]
         for j in range(count):
             carried[1, j] = 1.0 + carried[0, j] * x * carried[1, j]
@@ -142,59 +138,25 @@ def small_block(lanes, carried, e, w, c, delta, k, inverses, count):
 
 
 @kernel
-def small_sums(e, w, c, k, delta):
-    """(sum w R_k(u), bound) where every |u| <= 1: (12 + 3k) u, and |R_{k-1}| <= exp(1) |u|**k/k! times what u is off."""
+def small_sums(e, w, c, k, delta, largest):
+    """(sum w R_k(u), bound): a power's 12 + 4k roundings, the series, and u off by u |u|, where |u R_{k-1}| <= (k + 1 + |u|) R_k.
+
+    What c and delta put u off by moves R_k by that times |R_{k-1}| <= M_{k-1}(|u|) |u|**k/k!.
+    """
     lanes, carried = tiles(), tiles()
     clear(lanes, 0, 3)
-    inverses = 1.0 / np.arange(0.0, k + 2.0 + SERIES_TERMS)
+    terms, series, steep = series_of(k, largest)
+    inverses = 1.0 / np.arange(0.0, k + 2.0 + terms)
     for start in range(0, e.size, LANES):
         x, y = e[start : start + LANES], w[start : start + LANES]
         if x.size == LANES:
-            small_block(lanes, carried, x, y, c, delta, k, inverses, LANES)
+            small_block(lanes, carried, x, y, c, delta, k, terms, inverses, LANES)
         else:
-            small_block(lanes, carried, x, y, c, delta, k, inverses, x.size)
+            small_block(lanes, carried, x, y, c, delta, k, terms, inverses, x.size)
     high, low = halve(lanes, 0)
     total, slope = high + low, fold(lanes, 2)
-    # u R_{k-1} <= 3.5 (k+1) R_k there
-    bound = total * (WEIGHT_ERROR + (12.0 + 4.0 * k + 7.0 * (k + 1.0)) * U) + 2.8 * slope * (U * abs(c) + delta)
-    return total, bound + 4.0 * e.size * ETA
-
-
-@kernel
-def careful_sums(e, w, c, k, delta):
-    """(sum w R_k(u), bound) for any u, state by state."""
-    total, low, bound = 0.0, 0.0, 0.0
-    for j in range(e.size):
-        u = e[j] + c
-        term = abs(w[j] * power_term(u, k + 1)) * remainder_factor(k, u)
-        total, error = two_sum(total, term)
-        low += error
-        slope = abs(w[j] * power_term(u, k)) * remainder_factor(k - 1, u)  # |dR_k/du| = |R_{k-1}|
-        bound += term * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (U * abs(e[j]) + delta + U * abs(u)) + ETA
-    return total + low, bound
-
-
-@kernel
-def careful_even_mean(e, w, c, k, delta, total_w, n):
-    """``even_mean`` state by state: below zero, T_{k-1} = exp - R_{k-1} of positive terms."""
-    total, low, bound = 0.0, 0.0, 0.0
-    for j in range(e.size):
-        u = e[j] + c
-        if u >= 0.0:
-            value, term = 1.0, 1.0
-            for i in range(1, k):
-                term *= u / i
-                value += term
-        else:
-            value = exp(u) - power_term(u, k) * remainder_factor(k - 1, u)
-        x = w[j] * value
-        total, error = two_sum(total, x)
-        low += error
-        # |T_{k-2}| <= T_{k-1} + |u|**(k-1)/(k-1)! bounds the slope
-        slope = w[j] * (value + abs(power_term(u, k - 1)))
-        bound += x * (WEIGHT_ERROR + (12.0 + 3.0 * k) * U) + 1.01 * slope * (U * abs(e[j]) + delta + U * abs(u)) + ETA
-    mean = (total + low) / total_w
-    return mean, 1.01 * (bound / total_w + mean * (sum_error(n) + chain_error(n) + 4.0 * U))
+    bound = total * (WEIGHT_ERROR + (12.0 + 4.0 * k + series + 2.0 * (k + 1.0 + largest)) * U)
+    return total, bound + 1.01 * steep * slope * (U * abs(c) + delta) + 4.0 * e.size * ETA
 
 
 @kernel
@@ -230,12 +192,29 @@ def even_gap(c, mean, bound, power, off):
 
 
 @kernel
+def small_gap(e, w, c, k, total_w, known, residual, largest):
+    """(gap, bound) from E_q R_K where no |u| is above ``SMALL``; the bound is INF where the gap is not small."""
+    n = e.size
+    rho, bound = small_sums(e, w, c, k, known[DELTA], largest)
+    outside = exp(-c) / total_w
+    rho, bound = rho * outside, bound * outside
+    bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * known[OFF]) + n * ETA
+    # c is off by at most x with 2 (x/2)**K <= residual, since (v + x)**K - v**K >= 2 (x/2)**K
+    distance = 2.02 * exp(log(0.5 * residual) / k) if residual > 0.0 else 0.0
+    bound = 1.01 * (bound + exp(-c) * (residual * power_term(1.0, k)) * distance)
+    if not rho + bound < 0.9:
+        return np.nan, INF
+    value = -log1p(-rho)
+    return value, 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
+
+
+@kernel
 def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
-    """(gap, bound) of a row from its log ratios and weights."""
+    """(gap, bound, best reference) of a row by products; the gap is NaN where they have too few digits."""
     n, delta, off = e.size, known[DELTA], known[OFF]
     c, scale, value, error = polished(e, w, best_reference(e, w, k, start, low, high), k, low, high, delta)
-    largest = max(abs(c - low), abs(c - high))  # low = min -e, high = max -e
-    residual, mean, own, power, power_error = 1.01 * (abs(value) + error) / total_w, 0.0, INF, 0.0, 0.0
+    largest = max(abs(c - low), abs(c - high))
+    residual = 1.01 * (abs(value) + error) / total_w
     if scale > 1.0 or k <= MOST_COEFFICIENTS:
         power, power_error = set_coefficients(coefficients, scale)
         mean, own = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
@@ -243,37 +222,25 @@ def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
         last = residual * (scale / k if scale > 1.0 else power_term(1.0, k))
         value, bound = even_gap(c, mean, own + last, power, off + power_error)
         if bound <= GOOD * value:
-            return value, bound
-    distance = distance_to_root(e, w, c, k, scale, low, high, delta) if largest > 1.0 else INF
-    if largest > LARGEST:
-        return even_gap(c, mean, own, power, off + power_error + k * distance)
-    rho, bound = small_sums(e, w, c, k, delta) if largest <= 1.0 else careful_sums(e, w, c, k, delta)
-    outside = exp(-c) / total_w
-    rho, bound = rho * outside, bound * outside
-    bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * off) + n * ETA
-    last = residual * power_term(scale, k)
-    # c is off by at most x with 2 (x/2)**K <= residual, since (v + x)**K - v**K >= 2 (x/2)**K
-    distance = min(distance, 2.02 * exp(log(0.5 * residual) / k) * scale) if residual > 0.0 else 0.0
-    bound = 1.01 * (bound + exp(-c) * last * distance)
-    if rho < 0.5 and bound < 0.25:
-        value = -log1p(-rho)
-        return value, 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
-    mean, bound = careful_even_mean(e, w, c, k, delta, total_w, n)
-    return even_gap(c, mean, bound + last, 0.0, off)
+            return value, bound, c
+    if largest <= SMALL and scale == 1.0:
+        value, bound = small_gap(e, w, c, k, total_w, known, residual, largest)
+        return value, bound, c
+    return np.nan, INF, c
 
 
 @kernel
 def bracket(e, y0, w):
-    """(sum w e, min -e, max -e) over the states that p and q share; the others lose their weight and take a shared ratio."""
-    mean, low, high, shared = 0.0, INF, -INF, 0.0
+    """(sum w e, min -e, max -e, smallest log weight) of the states that p and q share; the others lose their weight and take a shared ratio."""
+    mean, low, high, shared, faintest = 0.0, INF, -INF, 0.0, 0.0
     for j in range(e.size):
         if y0[j] > ABSENT:
             mean += w[j] * e[j]
-            low, high, shared = min(low, -e[j]), max(high, -e[j]), e[j]
+            low, high, shared, faintest = min(low, -e[j]), max(high, -e[j]), e[j], min(faintest, y0[j])
     for j in range(e.size):
         if y0[j] <= ABSENT:
             e[j], w[j] = shared, 0.0
-    return mean, low, high
+    return mean, low, high, faintest
 
 
 @kernel(void(TABLE, TABLE, INT, OUT2))
@@ -284,7 +251,7 @@ def perturbative_rows(log_joint, log_q, order, out):
     """
     n = log_joint.shape[1]
     weights, partials = scratch_of(n)
-    e, y0, known, coefficients = np.empty(n), np.empty(n), np.empty(N_STATES), np.empty(order)
+    e, y0, known, coefficients = np.empty(n), np.empty(n), np.empty(N_STATES), np.empty(min(order, MOST_PRODUCTS))
     w = weights if n <= CHUNK else np.empty(n)
     for i in range(out.shape[0]):
         a, b, row = table_row(log_joint, i), table_row(log_q, i), out[i]
@@ -296,8 +263,12 @@ def perturbative_rows(log_joint, log_q, order, out):
             top_b, rest_b, _ = merge_log_sums(partials)  # of b, which came last
             if n > CHUNK:
                 row_weights(b, top_b, w)
-            mean, low, high = bracket(e, y0, w)
+            mean, low, high, faintest = bracket(e, y0, w)
             total_w = 1.0 + rest_b
-            value, bound = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients)
+            value, bound, c, products = np.nan, INF, 0.0, order <= MOST_PRODUCTS and faintest > FAINT
+            if products:
+                value, bound, c = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients)
+            if not bound < INF:
+                value, bound = gap_in_logs(e, y0, known, total_w, c, products, low, high, float(order))
             if bound < INF:
                 row[P_GAP], row[P_GAP + 1] = max(0.0, value), bound

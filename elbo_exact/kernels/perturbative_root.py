@@ -1,7 +1,4 @@
-"""The best reference of a perturbative bound: the root c of E_q (e + c)**k = 0 for an odd power k, and what is known of it.
-
-The mean rises with c, so that a root lies between two points where signs beyond rounding say so.
-"""
+"""The best reference of a perturbative bound: the root c of E_q (e + c)**k = 0 for an odd power k, and the mean that is left there."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from elbo_exact.kernels.scalar import exp
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, chain_error, clear, fold, halve
 
-__all__ = ["LARGEST", "best_reference", "distance_to_root", "polished"]
+__all__ = ["best_reference", "polished"]
 
 NEAR = 2.0**-27  # relative Newton step after which the next one is rounding
-LARGEST = 600.0  # of |e + c|: beyond, powers and exponentials would leave the range together
+LARGEST = 600.0  # of |e + c| that is not scaled
 
 
 @kernel
@@ -112,23 +109,3 @@ def polished(e, w, c, k, low, high, delta):
         if step == 0 and slope > 0.0:
             c = min(max(c - value / (k * slope) * scale, low), high)
     return c, scale, value, error
-
-
-@kernel
-def distance_to_root(e, w, c, k, scale, low, high, delta):
-    """Bound on |c - root| by the signs left and right of c, INF where doubles do not show them; the sum is compiled once."""
-    place, step, is_below = c, 0.0, False
-    for turn in range(200):
-        value, error, slope = power_and_bound(e, w, place, k, scale, low, high, delta)
-        if turn == 0:
-            step = 2.0 * (abs(value) + error) / (k * slope) * scale if slope > 0.0 else INF
-        elif turn % 2 == 1:
-            is_below = value < -error
-        elif is_below and value > error:
-            return 1.01 * max(c - (c - step), (c + step) - c)
-        else:
-            step *= 2.0
-        if not step < high - low:
-            break
-        place = c + step if turn % 2 == 1 else c - step
-    return INF
