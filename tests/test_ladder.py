@@ -203,7 +203,7 @@ def test_a_wrong_exact_value_is_noticed(shift: float) -> None:
         ({"cubo_orders": ["2"]}, "cubo_orders must hold real numbers; got '2'."),
         ({"cubo_orders": [1.0]}, "cubo_orders must be finite and above 1; got 1.0."),
         ({"betas": [10**30]}, f"betas must be an integer from 1 to 1000000; got {10**30}."),
-        ({"orders": [10**30 + 1]}, f"order must be an integer from 1 to 999; got {10**30 + 1}."),
+        ({"orders": [10**30 + 1]}, f"order must be an integer from 1 to {2**53}; got {10**30 + 1}."),
     ],
 )
 def test_settings_that_are_none(settings: dict[str, object], message: str) -> None:
