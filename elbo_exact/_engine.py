@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ from elbo_exact.kernels.reduce import (
 from elbo_exact.kernels.rows import (
     N_OUTPUTS,
     OUT_ELBO,
+    OUT_ENTROPY,
     OUT_EUBO,
+    OUT_EVIDENCE,
+    OUT_FORWARD,
+    OUT_GAP,
     OUT_NORMALIZER,
     OUT_STATUS,
     audit_rows,
@@ -44,7 +49,7 @@ from elbo_exact.kernels.rows import (
 )
 from elbo_exact.kernels.short import short_audit_rows, short_gap_rows
 from elbo_exact.kernels.tiles import SHORT, SHORT_DIRECT
-from elbo_exact.kernels.tree import CHUNK
+from elbo_exact.kernels.tree import CHUNK, U
 
 __all__ = [
     "check_arithmetic",
@@ -221,13 +226,39 @@ def _pair_task(a: FloatArray, b: FloatArray, n_rows: int, both_ways: bool) -> Fl
     short_rows: Any = short_audit_rows if both_ways else short_gap_rows
     if a.shape[1] > SHORT:
         any_rows(a, b, 0, n_rows, out)
-        return out
+        return _within_range(out, a, b)
     short_rows(a, b, 0, n_rows, out)
     rest = np.flatnonzero(out[:, OUT_STATUS] == UNDECIDED)
     if rest.size:
         again = np.zeros((rest.size, N_OUTPUTS))
         any_rows(*_some(a, b, rest), 0, rest.size, again)
         out[rest] = again
+    return _within_range(out, a, b)
+
+
+def _within_range(out: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Sums that overflow on the way although their value does not: E = c (E' - H) + H with E' the ELBO of a/c, H the entropy of q.
+
+    The ELBO is linear in a but for that entropy. The gap is then L - E, as good as any at such a size.
+    """
+    lost = np.flatnonzero((out[:, OUT_ELBO] == -np.inf) & (out[:, OUT_ELBO + 1] == np.inf) & np.isfinite(out[:, OUT_EVIDENCE]))
+    if not lost.size:
+        return out
+    small_a, some_b = _some(a, b, lost)
+    factor = 4.0 * 2.0 ** math.ceil(math.log2(a.shape[1]))
+    scaled = np.zeros((lost.size, N_OUTPUTS))
+    gap_rows(small_a / factor, some_b, 0, lost.size, scaled)
+    entropy, off = scaled[:, OUT_ENTROPY], scaled[:, OUT_ELBO + 1] + scaled[:, OUT_ENTROPY + 1]
+    mean = scaled[:, OUT_ELBO] - entropy
+    evidence, evidence_error = out[lost, OUT_EVIDENCE], out[lost, OUT_EVIDENCE + 1]
+    elbo = np.minimum(factor * mean + entropy, evidence)
+    error = 1.01 * (factor * (off + U * np.abs(mean) + 2.0**-1074) + 2.0 * U * np.abs(elbo)) + evidence_error
+    gap = evidence - elbo
+    for column, value, bound in ((OUT_ELBO, elbo, error), (OUT_GAP, gap, evidence_error + 1.01 * (error + U * gap))):
+        fits = np.isfinite(value) & (bound < np.inf) & (out[lost, column + 1] == np.inf)
+        out[lost[fits], column], out[lost[fits], column + 1] = value[fits], bound[fits]
+    bounds = out[lost][:, [OUT_ELBO + 1, OUT_GAP + 1, OUT_FORWARD + 1, OUT_EUBO + 1]]
+    out[lost[(bounds < np.inf).all(axis=1)], OUT_STATUS] = OK
     return out
 
 
@@ -261,7 +292,7 @@ def _long_row(a: FloatArray, b: FloatArray, both_ways: bool, executor: Any) -> F
     calls = [(a, b, first, last) for first, last in chunk_ranges(a.size)]
     out = np.zeros((1, N_OUTPUTS))
     row_from_chunks(np.concatenate(run(_pair_chunk_task, calls, executor)), a.size, both_ways, out)
-    return out
+    return _within_range(out, a[None], b[None])
 
 
 def _refuse_entries(table: FloatArray, name: str, nan_policy: str) -> None:

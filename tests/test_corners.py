@@ -122,6 +122,18 @@ def test_giants_whose_elbo_is_small() -> None:
     assert result.log_evidence == 1e308 and result.forward_kl == 1e308
 
 
+def test_a_sum_that_overflows_on_the_way_is_not_lost() -> None:
+    """Its terms are known to rounding; with a long row it is the chunks that overflow."""
+    for n in (2, 5, 40, 20_000):
+        a, b = [1.7e308, -1.7e308] * (n // 2) + [1e308] * (n % 2), [-np.log(n)] * n
+        result, _ = fields(a, b)
+        size = 1.7e308 * 2.0**-53
+        exact = 1e308 / n if n % 2 else 0.0
+        assert abs(result.elbo - exact) <= result.error.elbo < 200.0 * size
+        assert abs(result.gap - (1.7e308 - exact)) <= result.error.gap < 200.0 * size and result.status == "ok"
+        assert ee.elbo(a, b) == result.elbo and ee.gap(a, b) == result.gap
+
+
 def test_each_quantity_overflows_on_its_own() -> None:
     result, _ = fields([MAX, -MAX, 0.0], [-MAX, MAX, 0.0])
     assert result.log_evidence == MAX and result.error.log_evidence < INF
