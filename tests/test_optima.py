@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from test_fit import COUNTS, PATTERNS, start
 import elbo_exact as ee
 from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
 from elbo_exact.fit import Criteria, Outcome, fit_em, information
-from elbo_exact.fit.optima import remaining_gain
+from elbo_exact.fit.optima import distinct_optima, remaining_gain
 from elbo_exact.models import BayesianNetwork, DawidSkene, HiddenMarkov, Mixture, NoisyOr, SigmoidBelief
 
 U = 2.0**-53
@@ -133,12 +134,19 @@ def test_a_saddle_that_em_leaves_too_slowly_is_no_maximum() -> None:
     assert len(alone.optima) == 1 and information(alone.model, accidents, weights=drivers).rate > 1.01
 
 
-def test_one_maximum_of_a_ridge_that_accelerated_starts_end_on_at_different_places() -> None:
+def test_ends_of_one_distribution_are_one_maximum_whatever_their_last_gains_let_one_expect() -> None:
+    fit = fit_em(start(1), PATTERNS, weights=COUNTS)
+    rows, none = ee.log_evidence(fit.model.log_joint(PATTERNS)), np.empty(0)
+    lower = dataclasses.replace(fit, trace=fit.trace - 1e-6)
+    assert 1e-6 > 10.0 * (fit.error + 2.0 * remaining_gain(fit))
+    for apart, n_maxima in ((3e-8, 1), (3e-6, 2)):
+        found = distinct_optima([fit, lower], [rows, rows + apart], [none, none], COUNTS)
+        assert len(found) == n_maxima and found[0].objective == fit.objective
+
+
+def test_one_maximum_of_a_ridge_that_accelerated_starts_end_on() -> None:
     """Colds of 602 Thai children (Boehning et al. 1992, Biometrics 48:283), five Poissons: four are enough, so the maximum is a ridge."""
     children = [120, 64, 69, 72, 54, 35, 36, 25, 25, 19, 18, 18, 13, 4, 3, 6, 6, 5, 1, 3, 1, 2, 0, 1, 2]
     five = Mixture(np.full(5, -math.log(5.0)), [Poisson(np.log(np.linspace(1.0, 15.0, 5))[:, None])])
-    colds = np.arange(25.0)[:, None]
-    fit = fit_em(five, colds, weights=np.array(children, dtype=float), restarts=1, rng=1, acceleration="squarem")
-    apart = fit.restarts[0].objective - fit.restarts[1].objective
-    assert apart > 2.0 * fit.error  # more than rounding, and more than the last gains of either let one expect
-    assert [optimum.count for optimum in fit.optima] == [2] and round(fit.objective, 3) == -1553.810
+    fit = fit_em(five, np.arange(25.0)[:, None], weights=children, restarts=3, rng=1, acceleration="squarem")
+    assert [optimum.count for optimum in fit.optima] == [4] and round(fit.objective, 3) == -1553.810

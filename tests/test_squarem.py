@@ -14,6 +14,7 @@ from test_categorical import NINF, SEEDS
 from test_fit import COUNTS, PATTERNS, Overshooting, start
 
 import elbo_exact as ee
+from elbo_exact.errors import CollapsedComponent
 from elbo_exact.families import Bernoulli, Categorical, Gaussian, Poisson
 from elbo_exact.fit import Outcome, fit_em
 from elbo_exact.fit.loop import Step
@@ -108,18 +109,38 @@ class Place:
     model: Any
 
 
+CERTAIN, LOW, DOUBTFUL, UNKNOWN = (1.0, 0.1), (-1.0, 0.1), (0.1, 0.2), (1.0, math.inf)
+
+
 @pytest.mark.parametrize(
-    ("extra", "taken"), [((1.0, 0.1), True), ((-1.0, 0.1), False), ((0.1, 0.2), False), ((1.0, math.inf), False)]
+    ("extras", "end"),
+    [
+        ([CERTAIN], 3.0),
+        ([LOW, CERTAIN], 2.0),  # after a step from there
+        ([DOUBTFUL, UNKNOWN, CERTAIN], 4.53125),  # a = -9/8: 11 - 9 + 2 (9/8)**2
+        ([LOW, UNKNOWN, DOUBTFUL, LOW, LOW, LOW], 5.0),  # no attempt is left
+    ],
 )
-def test_a_jump_is_taken_only_if_its_gain_is_certain(extra: tuple[float, float], taken: bool) -> None:
-    path = {11.0: 7.0, 7.0: 5.0}
+def test_a_jump_is_taken_only_if_its_gain_is_certain(extras: list[tuple[float, float]], end: float) -> None:
+    """The distances of the path are 8, 4, 2 from 3, so that a = -2 ends there, and -1 - 1/8 is the next length tried."""
+    path, left = {11.0: 7.0, 7.0: 5.0, 3.0: 2.0}, list(extras)
 
     def step(point: Place) -> Step:
-        return Step(Place(at(path[float(point.model.components[0].means[0, 0])])), 1.0, 0.25)
+        return Step(Place(at(path.get(float(point.model.components[0].means[0, 0]), 0.0))), 1.0, 0.25)
 
-    found = squared_step(Place(at(11.0)), step, Place, lambda old, new: extra)
-    assert float(found.point.model.components[0].means[0, 0]) == (3.0 if taken else 5.0)
-    assert (found.gain, found.error) == ((2.0 + extra[0], 0.5 + extra[1]) if taken else (2.0, 0.5))
+    found = squared_step(Place(at(11.0)), step, Place, lambda old, new: left.pop(0))
+    assert float(found.point.model.components[0].means[0, 0]) == end and not left
+    taken = extras[-1] == CERTAIN
+    assert (found.gain, found.error) == ((3.0, 0.6) if taken else (2.0, 0.5))
+
+
+def test_a_trial_that_collapses_is_no_end() -> None:
+    def step(point: Place) -> Step:
+        if float(point.model.components[0].means[0, 0]) < 5.0:
+            raise CollapsedComponent("a point", 0)
+        return Step(Place(at({11.0: 7.0, 7.0: 5.0}[float(point.model.components[0].means[0, 0])])), 1.0, 0.25)
+
+    assert squared_step(Place(at(11.0)), step, Place, lambda old, new: LOW).gain == 2.0
 
 
 def test_a_step_down_ends_the_fit() -> None:

@@ -62,8 +62,9 @@ def fit_em(
     starts : {"random", "k-means++"}
         How they are drawn: by ``model.randomize``, or, for a ``Mixture`` and a ``HiddenMarkov``, around rows of the data that lie far apart.
     acceleration : {"squarem"}, optional
-        Every other pair of steps is followed by a jump along it, which is taken only where it raises the objective further by more
-        than rounding explains. A step of the trace is then such a cycle: two M-steps and at most three E-steps.
+        Every pair of steps is followed by a jump along it, which is taken only where it, or one more step from its end, raises the
+        objective further by more than rounding explains; it is shortened twice. A step of the trace is then such a cycle: two M-steps
+        and three E-steps, or a few more where the first jump fails.
     rng : numpy.random.Generator or seed, optional
         Passed once through ``numpy.random.default_rng``.
     progress : bool
