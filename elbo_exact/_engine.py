@@ -28,6 +28,7 @@ from elbo_exact.kernels.reduce import (
     BAD_TARGET,
     NO_SUPPORT,
     OK,
+    OVERFLOW,
     UNDECIDED,
     log_evidence_chunks,
     log_evidence_from_chunks,
@@ -241,7 +242,8 @@ def _within_range(out: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
 
     The ELBO is linear in a but for that entropy. The gap is then L - E, as good as any at such a size.
     """
-    lost = np.flatnonzero((out[:, OUT_ELBO] == -np.inf) & (out[:, OUT_ELBO + 1] == np.inf) & np.isfinite(out[:, OUT_EVIDENCE]))
+    lost = np.flatnonzero(out[:, OUT_STATUS] == OVERFLOW)
+    lost = lost[np.isinf(out[lost, OUT_ELBO + 1]) & np.isfinite(out[lost, OUT_EVIDENCE])]
     if not lost.size:
         return out
     small_a, some_b = _some(a, b, lost)

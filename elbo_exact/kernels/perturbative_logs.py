@@ -166,7 +166,7 @@ def log_mean(kind, e, y0, scratch, c, k, delta):
         shift, logs[j], errors[j], mosts[j] = U * (abs(e[j]) + abs(u)) + delta, -INF, 0.0, -INF
         for turn in range(2 if y > ABSENT else 0):
             value, error = log_value(kind, k, u)
-            mosts[j] = y + value + error
+            mosts[j] = y + value + error + FIRST_ORDER if kind == REMAINDER else INF
             if turn == 0:
                 logs[j], moved = y + value, 1.01 * slope_of(kind, k, u, value) * shift
                 errors[j] = error + moved + U * (2.0 * abs(y) + abs(value))
