@@ -124,7 +124,7 @@ def test_giants_whose_elbo_is_small() -> None:
 
 def test_a_sum_that_overflows_on_the_way_is_not_lost() -> None:
     """Its terms are known to rounding; with a long row it is the chunks that overflow."""
-    for n in (2, 5, 40, 20_000):
+    for n in (2, 5, 40, 5_000):
         a, b = [1.7e308, -1.7e308] * (n // 2) + [1e308] * (n % 2), [-np.log(n)] * n
         result, _ = fields(a, b)
         size = 1.7e308 * 2.0**-53
