@@ -91,11 +91,7 @@ def renyi_bound_results(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: f
     """VR_alpha = log p(x) - D_alpha(q || p); lower for alpha >= 0, upper below."""
     if alpha == 1.0:
         return elbo_results(log_joint, log_q, options)
-    fast = _fast_renyi(log_joint, log_q, alpha, options)
-    if fast is not None:
-        divergence, evidence, evidence_error, batch = fast
-    else:
-        divergence, evidence, evidence_error, batch = _careful_renyi(log_joint, log_q, alpha, options)
+    divergence, evidence, evidence_error, batch = _renyi_divergence(log_joint, log_q, alpha, options)
     side = "lower" if alpha >= 0.0 else "upper"
     gap = divergence[:, 0] if side == "lower" else 0.0 - divergence[:, 0]
     if side == "upper":  # E_q w**(1 - alpha) = 0 is no question of a posterior
@@ -217,6 +213,14 @@ def _from_checked(side: str, gap: FloatArray, error: FloatArray, checked: FloatA
     return from_gap(side, gap, error, checked[:, OUT_EVIDENCE], checked[:, OUT_EVIDENCE + 1], batch)
 
 
+def _renyi_divergence(
+    log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
+) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
+    """(value, bound) of D_alpha(q || p), the log evidence and its bound, the batch; order 0 is -log p(q > 0)."""
+    fast = _fast_renyi(log_joint, log_q, alpha, options)
+    return fast if fast is not None else _careful_renyi(log_joint, log_q, alpha, options)
+
+
 def _careful_renyi(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]]:
@@ -240,7 +244,7 @@ def _fast_renyi(
     log_joint: npt.ArrayLike, log_q: npt.ArrayLike, alpha: float, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[int, ...]] | None:
     """The same by the kernel of ``moment``, row by row; None leaves everything, errors too, to the careful kernel."""
-    if not 0.0 < abs(alpha) < 1e6:
+    if not abs(alpha) < 1e6:
         return None
     one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     target, q = log_table(log_joint, "log_joint"), log_table(log_q, "log_q")
@@ -296,9 +300,9 @@ def _set(gap: FloatArray, error: FloatArray, rows: Any, value: float) -> None:
 
 
 @np.errstate(all="ignore")
-def _masses(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, order: float, options: Options) -> FloatArray:
-    """(value, bound) of -log p(q > 0) for order 0."""
-    return _careful_renyi(log_joint, log_q, order, Options(True, options.nan_policy, options.executor))[0]
+def _masses(log_joint: npt.ArrayLike, log_q: npt.ArrayLike, options: Options) -> FloatArray:
+    """(value, bound) of -log p(q > 0)."""
+    return _renyi_divergence(log_joint, log_q, 0.0, Options(True, options.nan_policy, options.executor))[0]
 
 
 @np.errstate(all="ignore")
@@ -307,7 +311,7 @@ def _add_missed(
 ) -> None:
     """-log(1 - miss) joins the gap of the restricted problem."""
     if missed.any():
-        lost = _masses(log_joint, log_q, 0.0, options)
+        lost = _masses(log_joint, log_q, options)
         gap[missed] = gap[missed] + lost[missed, 0]
         error[missed] = 1.01 * (error[missed] + lost[missed, 1] + U * np.abs(gap[missed]))
         _set(gap, error, missed & (lost[:, 0] == np.inf) & (lost[:, 1] == 0.0), np.inf)
@@ -318,6 +322,6 @@ def _add_wasted(gap: FloatArray, error: FloatArray, charged: Any, a: FloatArray,
     rows = np.flatnonzero(charged)
     if rows.size:
         a_rows, b_rows = (table[rows] if len(table) > 1 else table for table in (a, b))
-        lost, _ = pivoted_results(divergence_rows, b_rows, a_rows, True, options.nan_policy, options.executor, (RENYI, 0.0))
+        lost = _masses(b_rows, a_rows, options)
         gap[rows] += lost[:, 0]
         error[rows] = 1.01 * (error[rows] + lost[:, 1] + U * np.abs(gap[rows]))

@@ -1,17 +1,10 @@
-"""The fast form of ``renyi``: rows of ordinary log ratios in two or three passes over lanes, the others left undecided.
+"""The fast form of ``renyi``: rows in two to four passes over lanes, few of them left undecided.
 
-With e = log(p/q) around the pivot and y0 = log q - max log q, the moment sum q exp(c e) of order c <= 1/2 is
+The moment sum q exp(c e) of order c <= 1/2, e = log(p/q), is the first of these that is accurate enough:
 
-    1 + H,  H = sum q h(e),  h(e) = phi(c e) - c phi(e)        where every |e| and |c e| is at most 1
-    exp(log sum exp(x) - alpha log W - (1 - alpha) log A)      elsewhere, if that is accurate enough, x = alpha b' + (1 - alpha) a'
-
-**Errors of H.** h has the sign of c (c - 1), and |c (c-1)| e**2/(2 exp 1) <= |h|. phi(c e) and c phi(e) have opposite signs in h only for
-0 < c <= 1/2, where their sum is at most 3.8 |h|; each is good to 9u, c e and e move h by 14.8u more (|e h'| <= 2 exp(2) |h|), so a
-term with its weight is good to (3.1 + 1 + 34.2 + 14.8) u < 54u. With x the error of the pivot, E exp(e) = exp(x) exactly, so
-
-    E exp(c e*) = exp(-c x) (1 + H + c expm1(x)),  off by at most 1.1 (|c x H| + |c| (1 + |c|) x**2)
-
-and delta moves H by |c (c-1)| exp(1) E|e| delta with E|e| <= sqrt(2 exp(1) H/|c (c-1)|).
+    products and roots of the weights of p and q                            for orders that are such
+    1 + H of ``moment_terms``                                               where H is likely to be small
+    exp(log sum exp(x) - alpha log W - (1 - alpha) log A)                   x = alpha b' + (1 - alpha) a'
 
 **Errors of the log sum.** a' = log p - max and b' = log q - max round once, 1 - alpha, its product and that with alpha once, x once: an
 exponent is good to u (3 |alpha b'| + 4 |(1 - alpha) a'|), of which the average over the weights of x counts.
@@ -22,7 +15,8 @@ exponent is good to u (3 |alpha b'| + 4 |(1 - alpha) a'|), of which the average 
     v sqrt(v/w)    alpha = -1/2         3.1 + 7.2/2 + 2 = 8.7u     and w sqrt(w/v) for 3/2
     v (v/w)        alpha = -1           3.1 + 7.2 + 1 = 11.3u      and w (w/v) for 2
 
-so 11.4u serves all of them. Nothing underflows where every weight is at least 2**-500: other rows go the general way.
+so 11.4u serves all of them. Nothing underflows where every weight is at least 2**-500; other rows go the general way, but for states
+that are impossible in both tables.
 """
 
 from __future__ import annotations
@@ -32,20 +26,19 @@ import math
 import numpy as np
 
 from elbo_exact.kernels._jit import FLOAT, OUT2, TABLE, kernel, void
+from elbo_exact.kernels.moment_terms import moment_of_terms
 from elbo_exact.kernels.pivoted import row_log_sum, scratch_of, table_row
-from elbo_exact.kernels.plain import pivot_off, plain_offset
-from elbo_exact.kernels.points import LARGEST, N_STATES, SIZE_E, fill_states
-from elbo_exact.kernels.reduce import chunk_weights, close_log_sum, log_evidence_of, log_sum_error, sum_error
-from elbo_exact.kernels.scalar import log1p, log_of_sum, phi_parts, two_sum
+from elbo_exact.kernels.reduce import chunk_weights, close_log_sum, log_evidence_of, log_sum_error, sum_error, top_of
+from elbo_exact.kernels.scalar import log1p, log_of_sum, two_sum
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add_weight, chain_error, clear, fold, halve
 
 __all__ = ["M_BOUND", "M_EVIDENCE", "M_NORMALIZER", "M_VALUE", "N_MOMENT", "moment_rows", "row_weights"]
 
 M_VALUE, M_BOUND, M_EVIDENCE, M_NORMALIZER, N_MOMENT = 0, 1, 2, 4, 5  # the evidence has its bound beside it
-TERM_ERROR = 54.0 * U
-GOOD = 2.0**-42  # relative bound up to which a log sum will do
-POWER_ERROR, POWER_GOOD, POWER_SMALLEST = 11.4 * U, 2.0**-46, 2.0**-500  # as good as ``near_moment`` within a factor of two
+GOOD = 2.0**-42  # relative bound up to which a sum will do
+SMALL = 0.02  # likely |log(1 + H)| up to which H is tried first: a log sum is rarely good to 1/100 GOOD
+POWER_ERROR, POWER_SMALLEST = 11.4 * U, 2.0**-500
 
 
 @kernel
@@ -58,87 +51,34 @@ def row_weights(row, top, kept):
 
 
 @kernel
-def near_block(lanes, e, w, c, sign, count):
-    """|h| over the weights of a block."""
+def mixed_block(lanes, a, b, top_a, top_b, alpha, beta, mixed, count):
+    """Exponents of a block and their largest in lanes 0; how many states only q allows, and only p."""
+    charged, missed = 0, 0
     for j in range(count):
-        even, odd = phi_parts(e[j])
-        even_c, odd_c = phi_parts(c * e[j])
-        h = sign * ((even_c + odd_c) - c * (even + odd))
-        add_weight(lanes, 0, j, w[j] * (h if h > 0.0 else 0.0))
-
-
-@kernel
-def near_moment(e, w, c, delta, off, rest, n):
-    """(log(1 + H), bound) of a row without large ratios."""
-    lanes = tiles()
-    clear(lanes, 0, 2)
-    curve = c * (c - 1.0)
-    sign = 1.0 if curve > 0.0 else -1.0
-    for start in range(0, e.size, LANES):
-        x, y = e[start : start + LANES], w[start : start + LANES]
-        if x.size == LANES:
-            near_block(lanes, x, y, c, sign, LANES)
-        else:
-            near_block(lanes, x, y, c, sign, x.size)
-    high, low = halve(lanes, 0)
-    size = (high + low) / (1.0 + rest)
-    bound = size * (TERM_ERROR + sum_error(n) + chain_error(n) + 3.0 * U + 1.1 * abs(c) * off)
-    bound += 1.1 * abs(c) * (1.0 + abs(c)) * off * off + 2.8 * math.sqrt(5.5 * abs(curve) * size) * delta
-    bound = 1.01 * bound + 8.0 * n * ETA * (1.0 + abs(c))
-    moment = sign * size
-    if not (moment > -0.5 and bound < 0.1):
-        return np.nan, INF
-    value = log1p(moment)
-    return value, 1.01 * (bound / (1.0 + moment - bound) + 2.0 * U * abs(value))
-
-
-@kernel
-def mixed_block(lanes, a, b, top_a, top_b, alpha, beta, r, mixed, count):
-    """Exponents of a block, their largest and that of |e| in the lanes; how many states only one table allows."""
-    single = 0
-    for j in range(count):
-        possible, charged = a[j] > -INF, b[j] > -INF
-        both = possible and charged
-        x, y = (a[j] - top_a if both else 0.0), (b[j] - top_b if both else 0.0)
-        z = alpha * y + beta * x if both else -INF
-        size = abs((x - y) - r) if both else 0.0
+        in_a, in_b = a[j] > -INF, b[j] > -INF
+        z = alpha * (b[j] - top_b) + beta * (a[j] - top_a) if in_a and in_b else -INF
         mixed[j] = z
         lanes[0, j] = z if z > lanes[0, j] else lanes[0, j]
-        lanes[1, j] = size if size > lanes[1, j] else lanes[1, j]
-        single += 1 if possible != charged else 0
-    return single
+        charged += 1 if in_b and not in_a else 0
+        missed += 1 if in_a and not in_b else 0
+    return charged, missed
 
 
 @kernel
-def mix(a, b, top_a, top_b, alpha, beta, r, mixed):
-    """All exponents: (their largest, the largest |e|, how many states only one table allows)."""
+def mix(a, b, top_a, top_b, alpha, beta, mixed):
+    """All exponents: their largest; +inf where a state that only one table allows makes the moment infinite."""
     lanes = tiles()
     for j in range(LANES):
-        lanes[0, j], lanes[1, j] = -INF, 0.0
-    single = 0
+        lanes[0, j] = -INF
+    charged, missed = 0, 0
     for start in range(0, a.size, LANES):
         x, y, z = a[start : start + LANES], b[start : start + LANES], mixed[start : start + LANES]
-        whole = x.size == LANES
-        if whole:
-            single += mixed_block(lanes, x, y, top_a, top_b, alpha, beta, r, z, LANES)
+        if x.size == LANES:
+            more = mixed_block(lanes, x, y, top_a, top_b, alpha, beta, z, LANES)
         else:
-            single += mixed_block(lanes, x, y, top_a, top_b, alpha, beta, r, z, x.size)
-    raise_lanes(lanes, 32)
-    raise_lanes(lanes, 16)
-    raise_lanes(lanes, 8)
-    raise_lanes(lanes, 4)
-    raise_lanes(lanes, 2)
-    raise_lanes(lanes, 1)
-    return lanes[0, 0], lanes[1, 0], single
-
-
-@kernel
-def raise_lanes(lanes, width):
-    """Keep the larger of lanes j and width + j of both maxima."""
-    for j in range(width):
-        x, y = lanes[0, width + j], lanes[1, width + j]
-        lanes[0, j] = x if x > lanes[0, j] else lanes[0, j]
-        lanes[1, j] = y if y > lanes[1, j] else lanes[1, j]
+            more = mixed_block(lanes, x, y, top_a, top_b, alpha, beta, z, x.size)
+        charged, missed = charged + more[0], missed + more[1]
+    return INF if (beta < 0.0 and charged > 0) or (alpha < 0.0 and missed > 0) else top_of(lanes, 0)
 
 
 @kernel
@@ -177,37 +117,25 @@ def far_moment(a, b, top_a, top_b, alpha, beta, mixed, top, kept):
 
 
 @kernel
-def tight_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, w, known):
-    """``near_moment`` from the tables; ``w`` holds the weights of q, y0 is not needed."""
-    n, log_p, log_q = p.size, log1p(rest_p), log1p(rest_q)
-    r = log_p - log_q
-    offset, offset_low = plain_offset(top_p, top_q, r)
-    y0 = np.empty(n)
-    if not fill_states(p, q, top_p, top_q, offset, offset_low, e, y0, known):
-        return np.nan, INF
-    if known[SIZE_E] > 1.0 or abs(c) * known[SIZE_E] > 1.0:
-        return np.nan, INF
-    delta = 16.0 * U * U * (known[LARGEST] + abs(top_p) + abs(top_q) + abs(r))
-    return near_moment(e, w, c, delta, pivot_off(rest_p, log_p, rest_q, log_q, r, n), rest_q, n)
-
-
-@kernel
-def loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, top, kept):
+def loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, kept):
     """(log sum q**alpha p**(1 - alpha), bound) from log sums; the bound is INF where they are not accurate enough."""
+    top = mix(a, b, top_a, top_b, alpha, 1.0 - alpha, mixed)
+    if not -INF < top < INF:
+        return np.nan, INF
     value, bound = far_moment(a, b, top_a, top_b, alpha, 1.0 - alpha, mixed, top, kept)
-    return normalized_moment(value, bound, rest_a, rest_b, alpha, a.size, GOOD)
+    return normalized_moment(value, bound, rest_a, rest_b, alpha, a.size)
 
 
 @kernel
-def normalized_moment(value, bound, rest_a, rest_b, alpha, n, good):
-    """(log moment, bound) from the log sum of the mixed weights; the bound is INF where it is relatively above ``good``."""
+def normalized_moment(value, bound, rest_a, rest_b, alpha, n):
+    """(log moment, bound) from the log sum of the mixed weights; the bound is INF where it is relatively above ``GOOD``."""
     beta, log_a, log_b = 1.0 - alpha, log1p(rest_a), log1p(rest_b)
     x, y = alpha * log_b, beta * log_a
     moment = value - (x + y)
     bound += abs(alpha) * log_sum_error(rest_b, log_b, n) + abs(beta) * log_sum_error(rest_a, log_a, n)
     bound = 1.01 * (bound + 3.0 * U * (abs(x) + abs(y)) + U * abs(moment))
-    right = moment <= 0.0 if 0.0 < alpha < 1.0 else moment >= 0.0
-    return moment, (bound if bound <= good * abs(moment) and right else INF)
+    right = moment <= 0.0 if 0.0 <= alpha <= 1.0 else moment >= 0.0
+    return moment, (bound if bound <= GOOD * abs(moment) and right else INF)
 
 
 @kernel
@@ -221,8 +149,9 @@ def power_block(lanes, x, y, order, count):
     """x**order y**(1 - order) of a block into the lanes of sum 0; how many states have too small a weight."""
     small = 0
     for j in range(count):
-        v, w = x[j], y[j]
-        small += 1 if (v < POWER_SMALLEST or w < POWER_SMALLEST) else 0
+        is_small = x[j] < POWER_SMALLEST or y[j] < POWER_SMALLEST
+        v, w = (0.0 if is_small else x[j]), (1.0 if is_small else y[j])
+        small += 1 if is_small else 0
         if order == 0.5:
             z = math.sqrt(v * w)
         elif order == 1.5:
@@ -245,8 +174,17 @@ def power_sum(lanes, x, y, order):
 
 
 @kernel
-def power_moment(weights_a, weights_b, rest_a, rest_b, alpha):
-    """(log sum q**alpha p**(1 - alpha), bound) for the orders of ``has_power``; the bound is INF where ``row_moment`` has to go on."""
+def impossible(a, b):
+    """How many states neither table allows."""
+    count = 0
+    for j in range(a.size):
+        count += 1 if (a[j] == -INF and b[j] == -INF) else 0
+    return count
+
+
+@kernel
+def power_moment(a, b, weights_a, weights_b, rest_a, rest_b, alpha):
+    """(log sum q**alpha p**(1 - alpha), bound) for the orders of ``has_power``; NaN and INF where the weights do not serve."""
     lanes = tiles()
     n = weights_a.size
     x, y = (weights_a, weights_b) if alpha < 1.0 else (weights_b, weights_a)
@@ -256,37 +194,53 @@ def power_moment(weights_a, weights_b, rest_a, rest_b, alpha):
         small = power_sum(lanes, x, y, 1.5)
     else:
         small = power_sum(lanes, x, y, 2.0)
-    if small > 0:
+    if small > 0 and small > impossible(a, b):
         return np.nan, INF
     high, low = halve(lanes, 0)
     high, low = two_sum(high, low)
     value = log_of_sum(high, low)
     bound = 1.01 * (POWER_ERROR + sum_error(n)) + 2.0 * U * abs(value)
-    return normalized_moment(value, bound, rest_a, rest_b, alpha, n, POWER_GOOD)
+    return normalized_moment(value, bound, rest_a, rest_b, alpha, n)
 
 
 @kernel
-def row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, e, mixed, known):
+def likely_size(v, w, rest_a, rest_b, curve):
+    """About what |log(1 + H)| is at least: |c (c-1)| E e**2/2 with E |e| as twice the total variation."""
+    s, total = (1.0 + rest_b) / (1.0 + rest_a), 0.0
+    lanes = tiles()
+    clear(lanes, 0, 1)
+    for start in range(0, v.size, LANES):
+        x, y = v[start : start + LANES], w[start : start + LANES]
+        for j in range(x.size):
+            lanes[0, j] += abs(x[j] * s - y[j])
+    total = fold(lanes, 0) / (1.0 + rest_b)
+    return abs(curve) * 0.5 * total * total
+
+
+@kernel
+def row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, kept, mixed):
     """(log sum q**alpha p**(1 - alpha), bound); the bound is INF where ``renyi`` has to decide."""
-    if a.size <= CHUNK and has_power(alpha):
-        value, bound = power_moment(weights_a, weights_b, rest_a, rest_b, alpha)
-        if bound < INF:
-            return value, bound
-    r = log1p(rest_a) - log1p(rest_b)
-    top, size, single = mix(a, b, top_a, top_b, alpha, 1.0 - alpha, r, mixed)
-    direct = alpha >= 0.5
+    direct, likely = alpha >= 0.5, INF
     c = 1.0 - alpha if direct else alpha
-    if single == 0 and max(1.0, abs(c)) * size <= 1.0:
-        p, q, w = (a, b, weights_b) if direct else (b, a, weights_a)
-        top_p, rest_p, top_q, rest_q = (top_a, rest_a, top_b, rest_b) if direct else (top_b, rest_b, top_a, rest_a)
-        if p.size > CHUNK:
-            row_weights(q, top_q, mixed)
-            w = mixed
-        return tight_moment(p, q, top_p, rest_p, top_q, rest_q, c, e, w, known)
-    if (single > 0 and not 0.0 < alpha < 1.0) or not -INF < top < INF:
-        return np.nan, INF
-    kept = weights_a  # no longer needed
-    return loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, top, kept)
+    if a.size <= CHUNK:
+        likely = np.nan
+        if has_power(alpha):
+            value, bound = power_moment(a, b, weights_a, weights_b, rest_a, rest_b, alpha)
+            if bound < INF:
+                return value, bound
+            likely = abs(value)
+        if not likely >= 0.0:
+            likely = likely_size(weights_a, weights_b, rest_a, rest_b, c * (c - 1.0))
+    for turn in range(2):
+        if (turn == 0) == (likely < SMALL):
+            p, q, v, w = (a, b, weights_a, weights_b) if direct else (b, a, weights_b, weights_a)
+            top_p, rest_p, top_q, rest_q = (top_a, rest_a, top_b, rest_b) if direct else (top_b, rest_b, top_a, rest_a)
+            value, bound = moment_of_terms(p, q, v, w, top_p, rest_p, top_q, rest_q, c)
+        else:
+            value, bound = loose_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, mixed, kept)
+        if bound < INF:
+            break
+    return value, bound
 
 
 @kernel(void(TABLE, TABLE, FLOAT, OUT2))
@@ -297,7 +251,7 @@ def moment_rows(log_joint, log_q, alpha, out):
     """
     n = log_joint.shape[1]
     weights_a, partials = scratch_of(n)
-    weights_b, e, mixed, known = np.empty(min(CHUNK, n)), np.empty(n), np.empty(n), np.empty(N_STATES)
+    weights_b, kept, mixed = np.empty(min(CHUNK, n)), np.empty(min(CHUNK, n)), np.empty(n)
     for i in range(out.shape[0]):
         a, b, row = table_row(log_joint, i), table_row(log_q, i), out[i]
         row[:] = np.nan
@@ -308,7 +262,9 @@ def moment_rows(log_joint, log_q, alpha, out):
             continue
         row[M_EVIDENCE], row[M_EVIDENCE + 1] = log_evidence_of(top_a, rest_a, log1p(rest_a), n)
         row[M_NORMALIZER] = log_evidence_of(top_b, rest_b, log1p(rest_b), n)[0]
-        value, bound = row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, e, mixed, known)
+        value, bound = row_moment(a, b, top_a, rest_a, top_b, rest_b, alpha, weights_a, weights_b, kept, mixed)
         if bound < INF:
             value = value / (alpha - 1.0) + 0.0
-            row[M_VALUE], row[M_BOUND] = value, 1.01 * bound / abs(alpha - 1.0) + 4.0 * U * abs(value) + ETA
+            row[M_VALUE], row[M_BOUND] = value, 0.0
+            if abs(value) < INF:
+                row[M_BOUND] = 1.01 * bound / abs(alpha - 1.0) + 4.0 * U * abs(value) + ETA

@@ -13,15 +13,15 @@ That serves while the rounding error of f stays below E_q T_K, up to log ratios 
 in c, E_q [u**(K-1)/(K-1)!]/E_q T_{K-1}, is at most K: where the ratio h of one state is largest, as a function of u = -x, it equals
 1 + (K-1)/x, and x > 1 there because h <= exp(x) x**(K-1)/(K-1)! < K for x <= 1. So the gap is off by at most K x.
 
-This file takes rows whose weights are doubles, for orders that products serve: ``perturbative_logs`` has all others, and those where
-neither form has enough digits.
+This file takes orders that products serve; the second form is in ``perturbative_remainder``. ``perturbative_logs`` has all other orders,
+and the rows where neither form has enough digits.
 
 **The polynomial.** With v = u/s, s = max(1, max |u|/reach), the powers of v stay in the range. For s = 1 its coefficients are 1/k!;
 for s > 1 they are those of v in (K-1)! s**(1-K) T_{K-1}, whose last is 1 (or little, if they are many). Horner's rule loses at most 2K u of sum |u|**k/k!, and u
 itself is off by u (|c| + 2 |u|) + delta, which moves T_{K-1} by as many times sum_{k<K-1} |u|**k/k!.
 
-**The remainder**, where no |u| is above 8: R_K(u) = u**(K+1)/(K+1)! M_K(u), with so many terms of the series of M as matter, 18 up to
-|u| = 1, which loops over lanes take.
+**Faint states.** A weight below exp(-690) is taken as zero, because products of subnormals are slow (140 instead of 40 ns per state, 2026); every
+sum charges that ``lost`` times its largest term. An error of the gap below ``UNFELT`` is none for what follows.
 """
 
 from __future__ import annotations
@@ -31,34 +31,24 @@ import numpy as np
 from elbo_exact.kernels._jit import INT, OUT2, TABLE, kernel, void
 from elbo_exact.kernels.moment import row_weights
 from elbo_exact.kernels.perturbative_logs import gap_in_logs
+from elbo_exact.kernels.perturbative_remainder import MOST_FACTORIALS, power_term, small_gap, small_reach
 from elbo_exact.kernels.perturbative_root import best_reference, polished
 from elbo_exact.kernels.pivoted import scratch_of, table_row
 from elbo_exact.kernels.points import ABSENT, DELTA, EVIDENCE, N_STATES, NORMALIZER, OFF, SINGLE, open_states
 from elbo_exact.kernels.reduce import WEIGHT_ERROR, merge_log_sums, sum_error
-from elbo_exact.kernels.scalar import exp, log, log1p, two_sum
+from elbo_exact.kernels.scalar import log, two_sum
 from elbo_exact.kernels.tiles import tiles
-from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add, add_weight, chain_error, clear, fold, halve
+from elbo_exact.kernels.tree import CHUNK, ETA, INF, LANES, U, add, chain_error, clear, fold, halve
 
 __all__ = ["N_PERTURBATIVE", "P_EVIDENCE", "P_GAP", "P_NORMALIZER", "P_SINGLE", "perturbative_rows"]
 
 P_GAP, P_EVIDENCE, P_NORMALIZER, P_SINGLE, N_PERTURBATIVE = 0, 2, 4, 5, 6  # columns of a row's results; a value, then its bound
 
 MOST_PRODUCTS = 999  # coefficients of higher orders leave the doubles
-FAINT = -690.0  # smallest log weight whose products keep their digits
+FAINT, LOST = -690.0, 2.0**-995  # smallest log weight that is one, and a bound on others
+UNFELT = U * U
 MANY_COEFFICIENTS = 500  # those of more, relative to the last, reach exp(850)
-MOST_COEFFICIENTS = 171  # 1/170! is the last normal inverse of a factorial
-GOOD = 2.0**-42  # relative bound on the gap up to which the polynomial will do
-SMALL = 8.0  # |u| up to which the series of the remainder of order 3 cancels at most six bits
-SERIES_END = 2.0**-58
-
-
-@kernel
-def power_term(u, k):
-    """u**k / k!."""
-    term = 1.0
-    for j in range(1, k + 1):
-        term *= u / j
-    return term
+GOOD = 2.0**-42  # relative bound on the gap up to which products will do
 
 
 @kernel
@@ -84,7 +74,7 @@ def even_block(lanes, carried, e, w, c, inverse, delta, coefficients, count):
 
 
 @kernel
-def even_mean(e, w, c, scale, delta, coefficients, total_w, n):
+def even_mean(e, w, c, scale, delta, coefficients, total_w, largest, lost):
     """(E_q T_{k-1}(u) / scale**(k-1), bound)."""
     lanes, carried = tiles(), tiles()
     clear(lanes, 0, 4)
@@ -97,66 +87,11 @@ def even_mean(e, w, c, scale, delta, coefficients, total_w, n):
             even_block(lanes, carried, x, y, c, inverse, delta, coefficients, x.size)
     high, low = halve(lanes, 0)
     mean, size, moved = (high + low) / total_w, fold(lanes, 2) / total_w, fold(lanes, 3) / total_w
+    n, most = e.size, 0.0
+    for i in range(coefficients.size - 1, -1, -1):
+        most = most * (largest * inverse) + coefficients[i]
     relative = WEIGHT_ERROR + sum_error(n) + 2.0 * chain_error(n) + (2.0 * coefficients.size + 6.0) * U
-    return mean, 1.01 * (size * relative + moved) + 4.0 * n * ETA
-
-
-@kernel
-def series_of(k, largest):
-    """How many terms of M_k(u) matter up to |u| = largest, the error of the sum relative to M_k in u, and 1 + sum |u| M_k/(k+1).
-
-    Horner's rule loses three roundings of term i in each step, so that sum (3i + 2) term_i bounds it, and M_k(-x) >= (k+1)/(k+1+x), because
-    1 - x M_k(-x)/(k+1) = M_{k-1}(-x) <= M_k(-x).
-    """
-    count, term, total, weighted = 0, 1.0, 1.0, 2.0
-    while term > SERIES_END:
-        count += 1
-        term *= largest / (k + 1.0 + count)
-        total += term
-        weighted += (3.0 * count + 2.0) * term
-    share = largest / (k + 1.0)
-    return count, (weighted + 1.0) * (1.0 + share), 1.0 + share * total
-
-
-@kernel
-def small_block(lanes, carried, e, w, c, delta, k, terms, inverses, count):
-    """w R_k(u) of a block by the series of M_k, and w |u|**k/k!."""
-    for j in range(count):
-        carried[0, j], carried[1, j], carried[2, j] = e[j] + c, 1.0, w[j]
-    for i in range(terms, 0, -1):
-        x = inverses[k + 1 + i]
-        for j in range(count):
-            carried[1, j] = 1.0 + carried[0, j] * x * carried[1, j]
-    for i in range(1, k + 1):
-        x = inverses[i]
-        for j in range(count):
-            carried[2, j] *= abs(carried[0, j]) * x
-    last = inverses[k + 1]
-    for j in range(count):
-        add_weight(lanes, 0, j, (carried[2, j] * (abs(carried[0, j]) * last)) * carried[1, j])
-        lanes[2, j] += carried[2, j]
-
-
-@kernel
-def small_sums(e, w, c, k, delta, largest):
-    """(sum w R_k(u), bound): a power's 12 + 4k roundings, the series, and u off by u |u|, where |u R_{k-1}| <= (k + 1 + |u|) R_k.
-
-    What c and delta put u off by moves R_k by that times |R_{k-1}| <= M_{k-1}(|u|) |u|**k/k!.
-    """
-    lanes, carried = tiles(), tiles()
-    clear(lanes, 0, 3)
-    terms, series, steep = series_of(k, largest)
-    inverses = 1.0 / np.arange(0.0, k + 2.0 + terms)
-    for start in range(0, e.size, LANES):
-        x, y = e[start : start + LANES], w[start : start + LANES]
-        if x.size == LANES:
-            small_block(lanes, carried, x, y, c, delta, k, terms, inverses, LANES)
-        else:
-            small_block(lanes, carried, x, y, c, delta, k, terms, inverses, x.size)
-    high, low = halve(lanes, 0)
-    total, slope = high + low, fold(lanes, 2)
-    bound = total * (WEIGHT_ERROR + (12.0 + 4.0 * k + series + 2.0 * (k + 1.0 + largest)) * U)
-    return total, bound + 1.01 * steep * slope * (U * abs(c) + delta) + 4.0 * e.size * ETA
+    return mean, 1.01 * (size * relative + moved) + n * (4.0 * ETA + lost * most)
 
 
 @kernel
@@ -192,62 +127,49 @@ def even_gap(c, mean, bound, power, off):
 
 
 @kernel
-def small_gap(e, w, c, k, total_w, known, residual, largest):
-    """(gap, bound) from E_q R_K where no |u| is above ``SMALL``; the bound is INF where the gap is not small."""
-    n = e.size
-    rho, bound = small_sums(e, w, c, k, known[DELTA], largest)
-    outside = exp(-c) / total_w
-    rho, bound = rho * outside, bound * outside
-    bound += rho * (sum_error(n) + chain_error(n) + 8.0 * U + 2.0 * U * abs(c) + 1.01 * known[OFF]) + n * ETA
-    # c is off by at most x with 2 (x/2)**K <= residual, since (v + x)**K - v**K >= 2 (x/2)**K
-    distance = 2.02 * exp(log(0.5 * residual) / k) if residual > 0.0 else 0.0
-    bound = 1.01 * (bound + exp(-c) * (residual * power_term(1.0, k)) * distance)
-    if not rho + bound < 0.9:
-        return np.nan, INF
-    value = -log1p(-rho)
-    return value, 1.01 * bound / (1.0 - rho - bound) + 2.0 * U * value
-
-
-@kernel
-def row_gap(e, w, known, total_w, start, low, high, k, coefficients):
+def row_gap(e, w, known, total_w, start, low, high, k, coefficients, lost):
     """(gap, bound, best reference) of a row by products; the gap is NaN where they have too few digits."""
-    n, delta, off = e.size, known[DELTA], known[OFF]
-    c, scale, value, error = polished(e, w, best_reference(e, w, k, start, low, high), k, low, high, delta)
+    delta, off = known[DELTA], known[OFF]
+    c, scale, value, error = polished(e, w, best_reference(e, w, k, start, low, high, total_w), k, low, high, delta, lost)
     largest = max(abs(c - low), abs(c - high))
     residual = 1.01 * (abs(value) + error) / total_w
-    if scale > 1.0 or k <= MOST_COEFFICIENTS:
+    if scale > 1.0 or k <= MOST_FACTORIALS + 1:
         power, power_error = set_coefficients(coefficients, scale)
-        mean, own = even_mean(e, w, c, scale, delta, coefficients, total_w, n)
+        mean, own = even_mean(e, w, c, scale, delta, coefficients, total_w, largest, lost)
         # T_K - T_{K-1} = u**K/K!, whose mean the best reference makes vanish
         last = residual * (scale / k if scale > 1.0 else power_term(1.0, k))
         value, bound = even_gap(c, mean, own + last, power, off + power_error)
         if bound <= GOOD * value:
             return value, bound, c
-    if largest <= SMALL and scale == 1.0:
-        value, bound = small_gap(e, w, c, k, total_w, known, residual, largest)
-        return value, bound, c
+    if scale == 1.0 and (k <= MOST_FACTORIALS or largest <= small_reach(k)):
+        value, bound = small_gap(e, w, c, k, total_w, known, residual, largest, lost)
+        if bound <= max(GOOD * value, UNFELT) or largest <= small_reach(k):
+            return value, bound, c
     return np.nan, INF, c
 
 
 @kernel
 def bracket(e, y0, w):
-    """(sum w e, min -e, max -e, smallest log weight) of the states that p and q share; the others lose their weight and take a shared ratio."""
-    mean, low, high, shared, faintest = 0.0, INF, -INF, 0.0, 0.0
+    """(sum w e, min -e, max -e, ``lost``) of the states that p and q share; others take a shared ratio, and they and the faint no weight."""
+    mean, low, high, shared, faint = 0.0, INF, -INF, 0.0, 0
     for j in range(e.size):
-        if y0[j] > ABSENT:
-            mean += w[j] * e[j]
-            low, high, shared, faintest = min(low, -e[j]), max(high, -e[j]), e[j], min(faintest, y0[j])
+        is_shared, x = y0[j] > ABSENT, -e[j]
+        mean -= w[j] * x if is_shared else 0.0
+        low, high = (x if is_shared and x < low else low), (x if is_shared and x > high else high)
+        shared = e[j] if is_shared else shared
     for j in range(e.size):
-        if y0[j] <= ABSENT:
-            e[j], w[j] = shared, 0.0
-    return mean, low, high, faintest
+        is_shared, is_faint = y0[j] > ABSENT, y0[j] < FAINT
+        faint += 1 if is_shared and is_faint else 0
+        e[j], w[j] = (e[j] if is_shared else shared), (0.0 if is_faint else w[j])
+    lost = LOST if faint > 0 else 0.0
+    return mean, low, high, lost
 
 
 @kernel(void(TABLE, TABLE, INT, OUT2))
 def perturbative_rows(log_joint, log_q, order, out):
-    """Gap at one odd order over the common support, log evidence, each with its bound, log sum q, states in one table only.
+    """Gap at one odd order, log evidence, each with its bound, log sum q, states in one table only.
 
-    The gap is NaN, its bound INF, where there is no common support or a difference overflows; all is NaN where nothing is known.
+    The gap is NaN, its bound INF, where there are such states or a difference overflows; all is NaN where nothing is known.
     """
     n = log_joint.shape[1]
     weights, partials = scratch_of(n)
@@ -260,15 +182,18 @@ def perturbative_rows(log_joint, log_q, order, out):
         if open_states(a, b, weights, partials, e, y0, known):
             row[P_EVIDENCE], row[P_EVIDENCE + 1] = known[EVIDENCE], known[EVIDENCE + 1]
             row[P_NORMALIZER], row[P_SINGLE] = known[NORMALIZER], known[SINGLE]
+            if known[SINGLE] > 0.0:
+                continue
             top_b, rest_b, _ = merge_log_sums(partials)  # of b, which came last
             if n > CHUNK:
                 row_weights(b, top_b, w)
-            mean, low, high, faintest = bracket(e, y0, w)
+            mean, low, high, lost = bracket(e, y0, w)
             total_w = 1.0 + rest_b
-            value, bound, c, products = np.nan, INF, 0.0, order <= MOST_PRODUCTS and faintest > FAINT
-            if products:
-                value, bound, c = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients)
+            value, bound, c = np.nan, INF, 0.0
+            if order <= MOST_PRODUCTS:
+                value, bound, c = row_gap(e, w, known, total_w, -mean / total_w, low, high, order, coefficients, lost)
             if not bound < INF:
-                value, bound = gap_in_logs(e, y0, known, total_w, c, products, low, high, float(order))
+                is_near = order <= MOST_PRODUCTS and lost == 0.0
+                value, bound = gap_in_logs(e, y0, known, total_w, c, is_near, low, high, float(order))
             if bound < INF:
                 row[P_GAP], row[P_GAP + 1] = max(0.0, value), bound

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from elbo_exact.kernels._jit import kernel
-from elbo_exact.kernels.scalar import exp
+from elbo_exact.kernels.scalar import exp, log
 from elbo_exact.kernels.tiles import tiles
 from elbo_exact.kernels.tree import ETA, INF, LANES, U, add, chain_error, clear, fold, halve
 
@@ -70,8 +72,20 @@ def reach_of(k):
 
 
 @kernel
-def best_reference(e, w, k, start, low, high):
-    """The c between low and high with sum w (e + c)**k = 0, nearly, by rough Newton steps kept in their bracket."""
+def cubic_root(second, third):
+    """The real t with E (x + t)**3 = t**3 + 3 second t + third = 0, from the moments of an x of mean zero (Cardano); NaN beyond the range."""
+    half = 0.5 * abs(third)
+    size = exp(log(half + math.sqrt(half * half + second * second * second)) / 3.0)
+    root = size - second / size
+    return -root if third > 0.0 else root
+
+
+@kernel
+def best_reference(e, w, k, start, low, high, total_w):
+    """The c between low and high with sum w (e + c)**k = 0, nearly, by rough Newton steps kept in their bracket.
+
+    For k = 3 the moments at ``start``, minus the mean of e, know the root: 3 instead of up to 50 steps where few states matter.
+    """
     scale = max((high - low) / reach_of(k), 1e-300)
     first, last, c = low, high, min(max(start, low), high)
     for step in range(200):
@@ -80,6 +94,9 @@ def best_reference(e, w, k, start, low, high):
             break
         low, high = (c, high) if value < 0.0 else (low, c)
         change = value / (k * slope) * scale if slope > 0.0 else INF
+        if step == 0 and k == 3:
+            root = cubic_root(slope / total_w, value / total_w) * scale
+            change = -root if abs(root) < INF else change
         before, c = c, c - change
         if abs(change) <= NEAR * abs(c):
             break
@@ -91,21 +108,24 @@ def best_reference(e, w, k, start, low, high):
 
 
 @kernel
-def power_and_bound(e, w, c, k, scale, low, high, delta):
-    """(sum w v**k, bound on its error, sum w v**(k-1)) at c, v = u/scale."""
+def power_and_bound(e, w, c, k, scale, low, high, delta, lost):
+    """(sum w v**k, bound on its error, sum w v**(k-1)) at c, v = u/scale; a weight is off by ``lost`` beside its relative error."""
     value, own, slope = mean_power(e, w, c, k, scale)
     largest = max(abs(c - low), abs(c - high))
     shift = (U * (2.0 * largest + abs(c)) + delta) / scale
-    return value, 1.01 * (own * ((10.0 + 4.0 * k) * U + chain_error(e.size)) + k * slope * shift) + 4.0 * e.size * ETA, slope
+    bound = own * ((10.0 + 4.0 * k) * U + chain_error(e.size)) + k * slope * shift
+    most = lost * exp(k * log(largest / scale)) if lost > 0.0 and largest > 0.0 else 0.0
+    return value, 1.01 * bound + e.size * (4.0 * ETA + 1.01 * most), slope
 
 
 @kernel
-def polished(e, w, c, k, low, high, delta):
+def polished(e, w, c, k, low, high, delta, lost):
     """(c after an exact Newton step, scale, sum w v**k there, bound on its error); the sum is compiled once."""
     scale, value, error = 1.0, 0.0, 0.0
     for step in range(2):
         scale = max(1.0, max(abs(c - low), abs(c - high)) / reach_of(k))
-        value, error, slope = power_and_bound(e, w, c, k, scale, low, high, delta)
-        if step == 0 and slope > 0.0:
-            c = min(max(c - value / (k * slope) * scale, low), high)
+        value, error, slope = power_and_bound(e, w, c, k, scale, low, high, delta, lost)
+        change = value / (k * slope) * scale if slope > 0.0 else INF
+        if step == 0 and abs(change) <= NEAR * abs(c):  # a longer step starts from a root closer than doubles are
+            c = min(max(c - change, low), high)
     return c, scale, value, error
