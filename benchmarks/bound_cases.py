@@ -14,7 +14,19 @@ from cases import tables
 import elbo_exact as ee
 from elbo_exact import bounds, importance
 
-__all__ = ["ACCURACIES", "BOUNDS", "COUNTS", "POINTS", "SHAPES", "bound_calls", "curve_calls", "monte_carlo_row", "path_calls"]
+__all__ = [
+    "ACCURACIES",
+    "BOUNDS",
+    "COUNTS",
+    "KINDS",
+    "POINTS",
+    "SHAPES",
+    "bound_calls",
+    "curve_calls",
+    "kind_calls",
+    "monte_carlo_row",
+    "path_calls",
+]
 
 COUNTS = (1, 10, 100, 1000, 10**6, 10**9)  # the six K of one curve
 POINTS = 100  # of a long thermodynamic sum
@@ -34,6 +46,30 @@ BOUNDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tvo(10, upper)": (partial(bounds.tvo, betas=10, side="upper"), partial(rivals.tvo, steps=10, side="upper")),
     "iwae(10)": (partial(bounds.iwae, num_samples=10), partial(rivals.iwae, count=10)),
 }
+
+
+# name: logits of (p, q) from two independent normal tables
+KINDS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "p and q unrelated, 30 nats": lambda x, y: (30.0 * x, 30.0 * y),
+    "unrelated, 300 nats": lambda x, y: (300.0 * x, 300.0 * y),
+    "p of 5 nats, q = p^0.9": lambda x, y: (5.0 * x, 4.5 * x),
+    "30 nats, q = p^0.9": lambda x, y: (30.0 * x, 27.0 * x),
+    "300 nats, q = p^0.9": lambda x, y: (300.0 * x, 270.0 * x),
+    "q 0.1 nats off p": lambda x, y: (5.0 * x, 5.0 * x + 0.1 * y),
+    "q 0.001 off": lambda x, y: (5.0 * x, 5.0 * x + 1e-3 * y),
+    "q off by few large ratios": lambda x, y: (5.0 * x, 5.0 * x + 0.01 * np.sinh(2.0 * y)),
+    "q uniform, p 300 nats": lambda x, y: (300.0 * x, 0.0 * y),
+    "q = p": lambda x, y: (5.0 * x, 5.0 * x),
+}
+
+
+def kind_calls(name: str, kind: str, quick: bool) -> dict[str, Callable[[], Any]]:
+    """One bound on many short rows of one kind, ours and NumPy's."""
+    rng = np.random.default_rng(20240301)
+    a, b = KINDS[kind](rng.normal(size=SHAPES[quick][0]), rng.normal(size=SHAPES[quick][0]))
+    b = b - ee.log_evidence(b)[..., None]
+    ours, theirs = BOUNDS[name]
+    return {"elbo_exact": lambda: ours(a, b), "numpy": lambda: theirs(a, b)}
 
 
 def bound_calls(name: str, quick: bool) -> dict[str, Callable[[], Any]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bound_cases import BOUNDS, COUNTS, bound_calls, curve_calls, monte_carlo_row, path_calls
+from bound_cases import BOUNDS, COUNTS, KINDS, bound_calls, curve_calls, kind_calls, monte_carlo_row, path_calls
 from measure import ATTEMPTS, quietest
 
 __all__ = ["measure_bounds", "record"]
@@ -22,9 +22,11 @@ def record(calls: dict[str, Callable[[], Any]], quick: bool, repetitions: int = 
 
 
 def measure_bounds(quick: bool) -> dict[str, Any]:
-    """Records of each bound, of the curve and of the long thermodynamic sum, and a row of Monte Carlo for each K."""
+    """Records of each bound, also on tables of other kinds, of the curve and the long thermodynamic sum, and a row of Monte Carlo for each K."""
+    quick_ones = [name for name in BOUNDS if "iwae" not in name]  # the formula of iwae takes ten seconds a call
     return {
         "bounds": {name: record(bound_calls(name, quick), quick, 3 if "iwae" in name else 9) for name in BOUNDS},
+        "kinds": {kind: {name: record(kind_calls(name, kind, quick), quick, 3) for name in quick_ones} for kind in KINDS},
         "curve": record(curve_calls(quick), quick),
         "path": record(path_calls(quick), quick, 3),
         "monte carlo": [monte_carlo_row(count, quick, time.perf_counter) for count in COUNTS],

@@ -8,7 +8,7 @@ import importance_rivals
 import numpy as np
 import pytest
 import tightness
-from bound_cases import BOUNDS, COUNTS, bound_calls, curve_calls, monte_carlo_row, path_calls
+from bound_cases import BOUNDS, COUNTS, KINDS, bound_calls, curve_calls, kind_calls, monte_carlo_row, path_calls
 from bounds_section import bound_promises, bounds_section
 from cases import tables
 from startup import memory_of
@@ -23,6 +23,14 @@ U = 2.0**-53
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_time_of_a_bound(benchmark, monkeypatch, quick, bound, name):
     _timed(benchmark, monkeypatch, bound, bound_calls(bound, quick)[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_tables_are_what_they_say(kind):
+    """Finite, normalized, and with a value that NumPy's ELBO has too, within its roundings of entries up to 2000."""
+    calls = kind_calls("elbo", kind, True)
+    ours, theirs = calls["elbo_exact"](), calls["numpy"]()
+    assert np.abs(ours - theirs).max() <= (256 + 16) * U * 4000.0
 
 
 @pytest.mark.parametrize("name", ["elbo_exact", "matrix", "nodes"])
@@ -89,6 +97,7 @@ def _results():
     quiet = {"others": 0.0}
     return {
         "bounds": {name: {**quiet, "seconds": {"elbo_exact": 1.0, "numpy": 2.0}} for name in BOUNDS},
+        "kinds": {"q = p": {"elbo": {**quiet, "seconds": {"elbo_exact": 1.0, "numpy": 3.0}}}},
         "curve": {**quiet, "seconds": {"elbo_exact": 0.1, "matrix": 2.0, "nodes": 0.3}},
         "path": {**quiet, "seconds": {"elbo_exact": 1.0, "a fifth": 0.2, "numpy": 3.0}},
         "monte carlo": [monte_carlo_row(10, True, iter([0.0, 1.0]).__next__)],
@@ -115,6 +124,7 @@ def test_promises_are_judged():
 def test_section_shows_every_number_with_its_rival():
     text = bounds_section(_results())
     assert "| `elbo` | 1.0000 | 2.0000 (2.00) |" in text
+    assert "| q = p | 3.00 |" in text
     assert "one NumPy matrix 2.000 s (20.0 times as long)" in text
     assert "100000 states" in text and "200 x 256" in text
 

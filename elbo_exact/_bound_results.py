@@ -61,7 +61,6 @@ __all__ = [
 MOST_ORDERS = 2**53  # of a Taylor polynomial: doubles count them
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
-LIKELY = 2.0**-9  # largest square of log(p/q), for each step, below which that is hopeless
 
 
 class BoundResults(NamedTuple):
@@ -107,20 +106,20 @@ def tvo_results(
     a, b = rows_of(log_joint, log_q, batch)
     walked = betas if side == "lower" else np.ascontiguousarray(betas[::-1])
     gap, error, evidence, evidence_error = _mean_gaps(a, b, walked, math.prod(batch), options)
-    if (error < np.inf).all():
+    if np.isfinite(evidence).all():
+        _fill_gaps(gap, error, a, b, walked, options)
         return from_gap(side, gap, error, evidence, evidence_error, batch)
     checked, _ = pair_results(log_joint, log_q, True, options.unnormalized, options.nan_policy, options.executor)
-    _fill_gaps(gap, error, a, b, walked, options)
     charged, missed = checked[:, OUT_GAP] == np.inf, checked[:, OUT_FORWARD] == np.inf
-    charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf)
+    charged &= (checked[:, OUT_GAP + 1] == 0.0) & (checked[:, OUT_EVIDENCE] > -np.inf) & (not restricted)
+    infinite = charged if side == "lower" else missed & (checked[:, OUT_FORWARD + 1] == 0.0)
+    _set(gap, error, infinite, np.inf)
+    _fill_gaps(gap, error, a, b, walked, options)
     if side == "lower":
         _add_missed(gap, error, missed, log_joint, log_q, options)
-        if not restricted:
-            _set(gap, error, charged, np.inf)
     else:
-        if not restricted:
-            _add_wasted(gap, error, charged, a, b, options)
-        _set(gap, error, missed & (checked[:, OUT_FORWARD + 1] == 0.0), np.inf)
+        _add_wasted(gap, error, charged, a, b, options)
+    _set(gap, error, infinite, np.inf)
     return _from_checked(side, gap, error, checked, batch)
 
 
@@ -268,21 +267,21 @@ def _fast_renyi(
 def _mean_gaps(
     a: FloatArray, b: FloatArray, walked: FloatArray, n_rows: int, options: Options
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """(gap, bound, evidence, bound) of rows as -sum d m, where that is accurate and nothing needs attention; else the bound is inf.
+    """(gap, bound, evidence, bound) of rows as -sum d m; a gap is NaN where that is not accurate, the evidence where a row needs attention.
 
     Without states that only one of p and q allows, sum (d m + KL of the step) = log 1.
     """
     one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     steps = np.diff(walked)
-    smallest = math.sqrt(LIKELY * len(steps))
-    points = per_point(point_rows, a, b, walked[:-1], (False, smallest), N_POINT, 0, options, np.arange(n_rows))
+    points = per_point(point_rows, a, b, walked[:-1], (False, GOOD / len(steps)), N_POINT, 0, options, np.arange(n_rows))
     means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
     gap, error = sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
     evidence, evidence_error, normalizer = (
         np.ascontiguousarray(points[:, 0, k]) for k in (POINT_EVIDENCE, POINT_EVIDENCE + 1, POINT_NORMALIZER)
     )
     limit = np.inf if options.unnormalized else NORMALIZER_TOLERANCE
-    fine = (error <= GOOD * gap) & np.isfinite(evidence) & (np.abs(normalizer) <= limit)
+    evidence = np.where(np.abs(normalizer) <= limit, evidence, np.nan)
+    fine = (error <= GOOD * gap) & np.isfinite(evidence)
     return np.where(fine, gap, np.nan), np.where(fine, error, np.inf), evidence, evidence_error
 
 

@@ -331,7 +331,13 @@ MUTANTS = (
         (DIRECT_ROWS, "return variance >= (2.0", "return variance >= 0.0 * (2.0"),
     ),
     mutant("M27b", "the EUBO alone below the log evidence", (DIRECT_ROWS, "value if value > evidence else evidence", "value")),
-    mutant("M27c", "NaN not seen by the ELBO alone", (DIRECT_ROWS, "bad += 0 if x[j] < INF else 1", "bad += 0")),
+    mutant("M27c", "NaN not seen by the ELBO alone", (DIRECT_ROWS, "bad += 0 if x[j] < INF else 1", "bad += 0", 2)),
+    mutant(
+        "M27d",
+        "an impossible state not seen by the ELBO alone",
+        (DIRECT_ROWS, "alone += 1 if (x[j] == -INF and y[j] > -INF) else 0", "alone += 0", 2),
+    ),
+    mutant("M27e", "faint weights taken as ordinary", (DIRECT_ROWS, "faint = bottom - mean[TOP] < ORDINARY", "faint = False")),
 )
 
 

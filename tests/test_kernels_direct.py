@@ -129,7 +129,9 @@ def test_a_faint_state_keeps_what_it_counts(depth: float) -> None:
     for found, column in ((lower, OUT_ELBO), (upper, OUT_EUBO)):
         known = found[:, D_STATUS] != UNDECIDED
         assert known[:4].sum() >= 2 and not known[4]
-        values = np.where(found[:, D_STATUS] == UNORDERED, np.minimum(found[:, D_VALUE], full[:, OUT_EVIDENCE]), found[:, D_VALUE])
+        values = np.where(
+            found[:, D_STATUS] == UNORDERED, np.minimum(found[:, D_VALUE], full[:, OUT_EVIDENCE]), found[:, D_VALUE]
+        )
         np.testing.assert_array_equal(values[known], full[known, column])
 
 

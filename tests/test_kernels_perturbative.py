@@ -110,6 +110,19 @@ def test_states_count_whose_q_is_below_every_double(depth: float, order: int) ->
     check([0.0, -1.0, -0.5, -depth], [-0.3, -2.0, -depth, 0.0], order, 100 + order)
 
 
+@pytest.mark.parametrize("order", [3, 5, 9, 31])
+@pytest.mark.parametrize(("scale", "share"), [(5.0, 0.9), (30.0, 0.9), (300.0, 0.9), (300.0, 1.0), (300.0, 0.0)])
+def test_blurred_posteriors(scale: float, share: float, order: int) -> None:
+    """Small remainders near zero beside large ones, whatever the weights of q reach; also the relative precision of the gap."""
+    rng = np.random.default_rng(order)
+    for n in (30, 65):
+        a = scale * rng.normal(size=n)
+        b = share * a + rng.normal(size=n) * (300.0 if share == 0.0 else 0.1)
+        check(a.tolist(), b.tolist(), order, 300 + 2 * order)
+        result = perturbative_results(a, b, order, Options(True))
+        assert result.gap_error[0] <= 2.0**-30 * result.gap[0] + U * U
+
+
 def test_equal_tables_have_no_gap_at_any_order() -> None:
     for order in (3, 999, 1001, 2**53 - 1):
         result = perturbative_results([-1.0, -2.0, -2.0], [-1.0, -2.0, -2.0], order, Options(True))

@@ -56,9 +56,9 @@ def squared_step(
 
 
 def extrapolated(start: Any, first: Any, second: Any, share: float = 1.0) -> Any:
-    """The model at start - 2 a r + a^2 v with r = first - start, v = second - first - r and a = -|r| / |v|; None if that is no model. A
-    ``share`` below 1 brings a nearer to -1, where the two steps end.
+    """The model at start - 2 a r + a^2 v with r = first - start, v = second - first - r and a = -|r| / |v|; None if that is no model.
 
+    A ``share`` below 1 brings a nearer to -1, where the two steps end.
     Log probabilities are extrapolated as logarithms and renormalized, so that structural zeros stay zero and nothing becomes
     negative; other arrays as they are stored. The norms weight a log probability by its probability, the metric of its
     information: one on its way to zero does not set the length for all others. A value that is not finite in one of the three

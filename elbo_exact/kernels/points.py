@@ -296,8 +296,11 @@ def point_step(e, y0, kept, m, error, beta, step, reference, known, sums):
 
 
 @kernel
-def points_of(e, y0, kept, betas, known, moments, sums, rows):
-    """Mean and variance at every point of a row; ``moments`` is a constant in each caller."""
+def points_of(e, y0, kept, betas, known, moments, good, sums, rows):
+    """Mean and variance at every point of a row; ``moments`` is a constant in each caller.
+
+    Without moments, the others are left out where the first mean is not known to ``good`` of itself.
+    """
     for k in range(betas.size):
         m, bound, reference = point_mean(e, y0, kept, betas[k], known, moments, sums)
         rows[k, POINT_MEAN], rows[k, POINT_MEAN + 1] = m, bound + 1.01 * known[OFF]  # the pivot shifts every e
@@ -305,14 +308,17 @@ def points_of(e, y0, kept, betas, known, moments, sums, rows):
             rows[k, POINT_VARIANCE], rows[k, POINT_VARIANCE + 1] = point_variance(
                 e, y0, kept, m, bound, betas[k], reference, known, sums
             )
+        if k == 0 and not moments and not rows[k, POINT_MEAN + 1] <= good * abs(m):
+            break
 
 
 @kernel(void(TABLE, TABLE, ROW, BOOL, FLOAT, OUT2))
-def point_rows(log_joint, log_q, betas, moments, smallest, out):
+def point_rows(log_joint, log_q, betas, moments, good, out):
     """(mean, bound, variance, bound, facts) of log(p/q) at point k of row i into out[i * betas.size + k].
 
-    p and q are normalized on their own support, the points live on what both allow; NaN where that is nothing, and in rows where every
-    |e| is below ``smallest``. The facts are the row's (log evidence, bound, log sum q); NaN where only one of p and q allows a state.
+    p and q are normalized on their own support, the points live on what both allow; NaN where that is nothing. Without moments, so are
+    rows where only one of p and q allows a state, and, but for their first point, those of ``points_of``. The facts are the row's (log
+    evidence, bound, log sum q); NaN where only one of p and q allows a state.
     """
     n, points = log_joint.shape[1], betas.size
     weights, partials = scratch_of(n)
@@ -325,12 +331,10 @@ def point_rows(log_joint, log_q, betas, moments, smallest, out):
             if known[SINGLE] == 0.0:
                 rows[:, POINT_EVIDENCE], rows[:, POINT_EVIDENCE + 1] = known[EVIDENCE], known[EVIDENCE + 1]
                 rows[:, POINT_NORMALIZER] = known[NORMALIZER]
-            if known[SIZE_E] < smallest:
-                continue
             if moments:
-                points_of(e, y0, kept, betas, known, True, sums, rows)
-            else:
-                points_of(e, y0, kept, betas, known, False, sums, rows)
+                points_of(e, y0, kept, betas, known, True, good, sums, rows)
+            elif known[SINGLE] == 0.0:
+                points_of(e, y0, kept, betas, known, False, good, sums, rows)
 
 
 @kernel(void(TABLE, TABLE, ROW, OUT2))
