@@ -393,7 +393,7 @@ def sample(size: int) -> list[Mutant]:
 def chosen(names: str) -> Iterator[Mutant]:
     """Mutants by name, or by number in all its places."""
     for name in names.split(","):
-        found = [fault for fault in MUTANTS if name in (fault.name, fault.name.rstrip("abcd"))]
+        found = [fault for fault in MUTANTS if name in (fault.name, fault.name.rstrip("abcde"))]
         if not found:
             raise SystemExit(f"--only must name mutants from {', '.join(fault.name for fault in MUTANTS)}; got {name!r}.")
         yield from found

@@ -124,7 +124,7 @@ def test_nan_where_q_has_no_weight_is_seen() -> None:
 def test_a_faint_state_keeps_what_it_counts(depth: float) -> None:
     """Tiny weights times huge ratios, and sums that are nothing else."""
     b = np.array([[0.0, depth], [0.0, depth], [-1.0, depth], [0.0, -INF], [-INF, -INF]])
-    a = np.array([[0.0, -1e300], [-depth, 1e5], [0.0, -INF], [depth, 0.0], [0.0, depth]])
+    a = np.array([[0.0, -1e250], [-depth, 1e5], [0.0, -INF], [depth, 0.0], [0.0, depth]])
     (lower, upper), full = alone(a, b), whole(a, b)
     for found, column in ((lower, OUT_ELBO), (upper, OUT_EUBO)):
         known = found[:, D_STATUS] != UNDECIDED
