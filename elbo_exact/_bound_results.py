@@ -61,6 +61,7 @@ __all__ = [
 MOST_ORDERS = 2**53  # of a Taylor polynomial: doubles count them
 U = 2.0**-53
 GOOD = 2.0**-38  # relative bound on a thermodynamic gap up to which means of log w will do
+HOPELESS = 16.0  # how many times that bound, for steps as large as each other, the first mean may be off before the others are left out
 
 
 class BoundResults(NamedTuple):
@@ -273,7 +274,8 @@ def _mean_gaps(
     """
     one_of(options.nan_policy, "nan_policy", NAN_POLICIES)
     steps = np.diff(walked)
-    points = per_point(point_rows, a, b, walked[:-1], (False, GOOD / len(steps)), N_POINT, 0, options, np.arange(n_rows))
+    good = HOPELESS * GOOD / len(steps)
+    points = per_point(point_rows, a, b, walked[:-1], (False, good), N_POINT, 0, options, np.arange(n_rows))
     means, bounds = points[:, :, POINT_MEAN], points[:, :, POINT_MEAN + 1]
     gap, error = sum_columns(-means * steps, (bounds + U * np.abs(means)) * np.abs(steps))
     evidence, evidence_error, normalizer = (
